@@ -1,0 +1,46 @@
+# make demo    the whole experiment on an offline world, on a CPU, in minutes
+# make test    all tests
+# make check   format, lint, types, fast tests
+# make golden  write the golden trajectories anew (say why in the commit)
+# make clean   remove the environment and all runs
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# The suite runs on two processes of one thread each; see tests/conftest.py.
+TEST_PROCESSES ?= 2
+
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test check golden clean install
+.DEFAULT_GOAL := demo
+
+install: $(VENV)/installed
+
+# torch comes first and by its pin: a plain or ranged torch pulls gigabytes of CUDA packages.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/rewardladder run configs/demo.yaml
+
+test: install
+	$(BIN)/coverage erase
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --cov --cov-report= --durations=15
+	$(BIN)/coverage report --skip-covered --fail-under=90
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(TEST_PROCESSES) -m "not slow"
+
+golden: install
+	$(BIN)/python -m tests.golden.write
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,0 +1,114 @@
+"""Phrase sets: versioned data files in `phrases/`, or a YAML file of the user's own with the same keys."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from configs.errors import UserError
+from configs.loader import Table
+from configs.records import sha256_of_record
+
+FOLDER = Path(__file__).parent / "phrases"
+
+Matching = Literal["substring", "words"]
+"""`substring`: the lower-cased text contains the phrase, as in the paper's code. `words`: after Unicode folding, and
+only where the phrase stands as whole words (`rpr.py`)."""
+
+
+class PhraseSet(Table):
+    """One list of phrases and how a text is measured against it.
+
+    Attributes:
+        name: as in `calibration.phrases`.
+        version: raised with every change of the list.
+        source: where the phrases come from.
+        note: what a reader must know of them.
+        normaliser: the number of different phrases that is worth 1.
+        ngram: repeated runs of so many words are subtracted.
+        matching: what counts as an occurrence.
+        phrases: in the order of the source; blanks at the ends count under `substring`.
+        subtracted: each occurrence of one of these costs 1.
+    """
+
+    name: str = Field(min_length=1)
+    version: int = Field(ge=1)
+    source: str
+    note: str
+    normaliser: float = Field(gt=0, allow_inf_nan=False)
+    ngram: int = Field(default=20, ge=1)
+    matching: Matching
+    phrases: tuple[str, ...] = Field(min_length=1)
+    subtracted: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_all_match(self) -> Self:
+        for phrase in (*self.phrases, *self.subtracted):
+            if not phrase.strip():
+                raise ValueError("an empty phrase stands in every text; remove it")
+            if phrase != phrase.lower():
+                raise ValueError(f"{phrase!r} can never match, because texts are lower-cased; write {phrase.lower()!r}")
+        twice = sorted({phrase for phrase in self.phrases if self.phrases.count(phrase) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands twice; each phrase counts once")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """The digest of everything in the set."""
+        return sha256_of_record(self.model_dump(mode="json"))
+
+    def changed(self, normaliser: float | None, ngram: int | None) -> PhraseSet:
+        """The same phrases with another normaliser or n-gram length, where one is given."""
+        changes: dict[str, Any] = {"normaliser": normaliser, "ngram": ngram}
+        return self.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+
+def known_sets() -> list[str]:
+    """The names of the sets that come with the tool."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_phrase_set(name_or_path: str) -> PhraseSet:
+    """The set of that name, or the set in that YAML file (anything that ends in .yaml or holds a slash is a path).
+
+    Raises:
+        UserError: there is no such set or file, or it is not a phrase set.
+    """
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        return read_phrase_set(Path(name_or_path))
+    known = known_sets()
+    if name_or_path not in known:
+        near = difflib.get_close_matches(name_or_path, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}, or the path of a YAML file"
+        raise UserError(f"calibration.phrases: there is no phrase set {name_or_path!r}; {hint}")
+    return read_phrase_set(FOLDER / f"{name_or_path}.yaml")
+
+
+def read_phrase_set(path: Path) -> PhraseSet:
+    """Read one phrase set file."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such phrase set file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    return checked_phrase_set(tree, str(path))
+
+
+def checked_phrase_set(tree: Any, where: str) -> PhraseSet:
+    """A phrase set from plain data; `where` begins the error sentence."""
+    try:
+        return PhraseSet.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"].lower()
+        raise UserError(
+            f"{where}: not a phrase set ({f'{place}: ' if place else ''}{reason}); "
+            f"its keys are {', '.join(PhraseSet.model_fields)}"
+        ) from None

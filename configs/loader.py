@@ -1,0 +1,205 @@
+"""Read an experiment: one YAML file, dotted overrides, one table a room, unknown keys refused by name.
+
+A YAML file has the keys of `Experiment` (`name`, `seed`, `runs_dir`) and one table a room. Each room owns the
+pydantic model of its own table and reads only that table and those to its left; the others are left alone, so that
+a change of the judge's settings never makes a trained reward model look out of date.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from configs.errors import UserError
+
+ROOMS = ("tasks", "rm", "calibration", "policy", "judge", "curve")
+TOP_KEYS = ("name", "seed", "runs_dir")
+
+
+class Table(BaseModel):
+    """Base of every room's table: immutable, and a key that is not a field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+TableT = TypeVar("TableT", bound=Table)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment as described: where it was read, its name and seed, and the raw tables of the rooms."""
+
+    source: str
+    name: str
+    seed: int
+    runs_dir: Path
+    tables: dict[str, dict[str, Any]]
+
+    @property
+    def folder(self) -> Path:
+        """Where all of the experiment's stages lie."""
+        return self.runs_dir / self.name
+
+    def table(self, room: str, model: type[TableT]) -> TableT:
+        """Validate one room's table.
+
+        Raises:
+            UserError: an unknown key, a missing key or a value that is not allowed.
+        """
+        try:
+            return model.model_validate(self.tables.get(room, {}))
+        except ValidationError as error:
+            raise UserError(f"{self.source}: {_explain(error, room, model)}") from None
+
+    def with_overrides(self, overrides: dict[str, Any]) -> Experiment:
+        """The same experiment with dotted keys (`policy.rung`) replaced by values."""
+        tables = {room: dict(table) for room, table in self.tables.items()}
+        for dotted, value in overrides.items():
+            _set_dotted(tables, dotted.split("."), value, dotted)
+        return Experiment(self.source, self.name, self.seed, self.runs_dir, tables)
+
+
+class _StrictYaml(yaml.SafeLoader):
+    """YAML without duplicate keys: the second of two would silently win."""
+
+
+def _mapping_without_duplicates(loader: _StrictYaml, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictYaml.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:
+    """Read `path` and apply overrides such as `rm.learning_rate=2e-3` or `seed=1`.
+
+    Raises:
+        UserError: the file cannot be read, a key is unknown or a value is not allowed.
+    """
+    tree = _read_yaml(path)
+    for override in overrides or []:
+        dotted, equals, text = override.partition("=")
+        if not equals or not dotted:
+            raise UserError(f"override {override!r}: write it as key=value, for example rm.learning_rate=2e-3")
+        try:
+            value = yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
+        except yaml.YAMLError:
+            raise UserError(f"override {override!r}: the value is not readable as YAML") from None
+        _set_dotted(tree, dotted.split("."), value, dotted)
+    for key in tree:
+        if key not in (*TOP_KEYS, *ROOMS):
+            raise UserError(f"{path}: {_unknown_key(str(key), '', (*TOP_KEYS, *ROOMS))}")
+    for room in ROOMS:
+        if tree.get(room) is None:
+            tree[room] = {}
+        if not isinstance(tree[room], dict):
+            raise UserError(f"{path}: {room} must be a table of keys, found {_kind(tree[room])}")
+    name = tree.get("name", path.stem)
+    if not isinstance(name, str) or not name or any(c in name for c in "/\\\0") or name.startswith("."):
+        raise UserError(f"{path}: name must be a plain folder name, found {name!r}")
+    seed = tree.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise UserError(f"{path}: seed must be a whole number of at least 0, found {seed!r}")
+    runs_dir = tree.get("runs_dir", "runs")
+    if not isinstance(runs_dir, str) or not runs_dir:
+        raise UserError(f"{path}: runs_dir must be a folder, found {runs_dir!r}")
+    return Experiment(str(path), name, seed, Path(runs_dir), {room: tree[room] for room in ROOMS})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = _near(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else None
+        hint = f"; did you mean {path.parent / near}?" if near else ""
+        raise UserError(f"{path}: there is no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as text ({error})") from None
+    try:
+        tree = yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not readable as YAML ({getattr(error, 'problem', error)})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: an experiment is a table of keys, found {_kind(tree)}")
+    return tree
+
+
+def _set_dotted(tree: dict[str, Any], keys: list[str], value: Any, dotted: str) -> None:
+    place = tree
+    for depth, key in enumerate(keys[:-1]):
+        if place.get(key) is None:
+            place[key] = {}
+        if not isinstance(place[key], dict):
+            raise UserError(f"override {dotted!r}: {'.'.join(keys[: depth + 1])} is a value, not a table")
+        place[key] = dict(place[key])
+        place = place[key]
+    place[keys[-1]] = value
+
+
+def _explain(error: ValidationError, room: str, model: type[BaseModel]) -> str:
+    """One sentence for the first complaint of pydantic, in the words of the YAML file."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in (room, *first["loc"]))
+    found = first.get("input")
+    if first["type"] == "extra_forbidden":
+        owner = _model_at(model, first["loc"][:-1])
+        return _unknown_key(str(first["loc"][-1]), place.rpartition(".")[0], tuple(owner.model_fields) if owner else ())
+    if first["type"] == "missing":
+        return f"{place} is missing and has no default"
+    if first["type"] == "literal_error":
+        allowed = first["ctx"]["expected"].replace("'", "")
+        near = _near(str(found), [word.strip() for word in allowed.replace(" or ", ", ").split(",")])
+        return f"{place}: {found!r} is not allowed; choose {allowed}" + (f"; did you mean {near}?" if near else "")
+    if first["type"] in ("value_error", "assertion_error"):
+        return f"{place}: {first['ctx']['error']}"
+    message = first["msg"].removeprefix("Input ")
+    return f"{place}: {message[0].lower()}{message[1:]}, found {found!r}"
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model that owns the table at `location`, or None where it is not a table of known keys."""
+    owner: Any = model
+    for part in location:
+        if isinstance(owner, type) and issubclass(owner, BaseModel):
+            if part not in owner.model_fields:
+                continue  # the tag of a union, which pydantic puts into the location
+            owner = owner.model_fields[str(part)].annotation
+        else:
+            arguments = [a for a in get_args(owner) if a is not type(None)]
+            owner = arguments[-1] if arguments else None
+        if get_origin(owner) in (Union, UnionType):
+            owner = next((a for a in get_args(owner) if a is not type(None)), None)
+    return owner if isinstance(owner, type) and issubclass(owner, BaseModel) else None
+
+
+def _unknown_key(key: str, table: str, known: tuple[str, ...]) -> str:
+    prefix = f"{table}." if table else ""
+    near = _near(key, list(known))
+    hint = f"; did you mean {prefix}{near}?" if near else f"; the keys here are {', '.join(known)}"
+    return f"{prefix}{key} is not a key{hint}"
+
+
+def _near(word: str, known: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}.get(
+        type(value), type(value).__name__
+    )

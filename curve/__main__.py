@@ -1,0 +1,20 @@
+"""`python -m curve x.yaml`: run the sweep of an experiment and draw the curve."""
+
+import sys
+
+from configs.command import room_command
+from configs.loader import Experiment
+from curve.stage import run, show
+
+
+def run_and_show(experiment: Experiment) -> None:
+    """Make what is missing, draw the curve and print it."""
+    try:
+        run(experiment)
+    finally:
+        if (experiment.folder / "curve" / "points.csv").exists():
+            show(experiment)
+
+
+if __name__ == "__main__":
+    sys.exit(room_command("python -m curve", "Run the sweep and draw the curve.", run_and_show, sys.argv[1:]))

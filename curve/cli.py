@@ -1,0 +1,125 @@
+"""The command line: `rewardladder <command> x.yaml [room.key=value …]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from configs.command import add_experiment_arguments, follow_parent, guarded
+from configs.loader import Experiment, load_experiment
+
+
+class Command(NamedTuple):
+    """One command: what it does, and the function that does it."""
+
+    what: str
+    run: Callable[[Experiment], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 well, 2 something a user can mend, 130 stopped."""
+    parser = argparse.ArgumentParser(
+        prog="rewardladder",
+        description="How accurate must a reward model be, and what can be done when it is not accurate enough?",
+        epilog="Every command goes on where an earlier run stopped and skips what is finished.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.what, description=command.what)
+        add_experiment_arguments(own)
+    parsed = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    follow_parent()
+    return guarded(lambda: COMMANDS[parsed.command].run(load_experiment(parsed.experiment, parsed.overrides)))
+
+
+def run_tasks(experiment: Experiment) -> None:
+    """Build the task."""
+    import tasks.stage
+
+    tasks.stage.run(experiment)
+    tasks.stage.show(experiment)
+
+
+def run_rm(experiment: Experiment) -> None:
+    """Train the ladder."""
+    import rm.stage
+
+    rm.stage.run(experiment)
+    rm.stage.show(experiment)
+
+
+def run_calibrate(experiment: Experiment) -> None:
+    """Calibrate the ladder, which is trained first where it is missing."""
+    import calibration.stage
+    import rm.stage
+
+    rm.stage.run(experiment)
+    calibration.stage.run(experiment)
+    calibration.stage.show(experiment)
+
+
+def run_policy(experiment: Experiment) -> None:
+    """Make one cell."""
+    import policy.stage
+
+    policy.stage.run(experiment)
+    policy.stage.show(experiment)
+
+
+def run_judge(experiment: Experiment) -> None:
+    """Judge the finished cells."""
+    import judge.stage
+
+    judge.stage.run(experiment)
+    judge.stage.show(experiment)
+
+
+def run_curve(experiment: Experiment) -> None:
+    """Make what is missing of the sweep and draw the curve."""
+    from curve.__main__ import run_and_show
+
+    run_and_show(experiment)
+
+
+def run_all(experiment: Experiment) -> None:
+    """Every stage, each with its table."""
+    import rm.stage
+    from curve.cells import expand
+    from policy.config import NEEDS_RUNG
+
+    cells = expand(experiment)
+    run_tasks(experiment)
+    if any(cell.table.reward in NEEDS_RUNG for cell in cells):
+        rm.stage.run(experiment)
+        rm.stage.show(experiment)
+        run_calibrate(experiment)
+    run_curve(experiment)
+
+
+def run_status(experiment: Experiment) -> None:
+    """Print what is finished."""
+    from curve.status import show_status
+
+    show_status(experiment)
+
+
+def run_doctor(experiment: Experiment) -> None:
+    """Print whether everything is there."""
+    from curve.doctor import show_doctor
+
+    show_doctor(experiment)
+
+
+COMMANDS = {
+    "run": Command("the whole experiment: every stage, then the curve", run_all),
+    "tasks": Command("build the task: base model, prompts, preference pairs", run_tasks),
+    "rm": Command("train the reward model and keep its ladder of accuracies", run_rm),
+    "calibrate": Command("calibrate every rung and report before and after", run_calibrate),
+    "policy": Command("train one policy on one reward and answer the eval prompts", run_policy),
+    "judge": Command("compare every finished policy with the untrained one", run_judge),
+    "curve": Command("run what is missing of the sweep and draw the curve", run_curve),
+    "status": Command("what is finished and what is missing", run_status),
+    "doctor": Command("is everything there, and will it fit?", run_doctor),
+}

@@ -1,0 +1,208 @@
+"""`rewardladder doctor`: before a run, is everything there and will it fit?
+
+Every check that fails says what to do. The memory figure counts weights, gradients, optimizer states and the copies
+that scoring and sampling need; activations come on top, so it is a lower bound.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.errors import UserError
+from configs.loader import Experiment
+from configs.terminal import say, show_table
+from curve.cells import expand
+from judge.config import JudgeTable
+from rm.config import RMTable
+from tasks.table import task_table
+
+LEAST_FREE_BYTES = 2 * 2**30
+ENDPOINT_TIMEOUT_S = 10.0
+ADAM_BYTES = 8
+"""Two float32 moments a trained parameter."""
+
+
+class Check(NamedTuple):
+    """One look: what was looked at, whether it is well, and what was found or what to do."""
+
+    what: str
+    well: bool
+    found: str
+
+
+def examine(experiment: Experiment) -> list[Check]:
+    """All checks of an experiment."""
+    checks = []
+    for what, look in _LOOKS.items():
+        try:
+            well, found = look(experiment)
+        except UserError as error:
+            well, found = False, str(error)
+        checks.append(Check(what, well, found))
+    return checks
+
+
+def show_doctor(experiment: Experiment) -> None:
+    """Print the checks.
+
+    Raises:
+        UserError: one of them failed.
+    """
+    checks = examine(experiment)
+    show_table(
+        f"doctor: {experiment.source}",
+        ("check", "well", "found"),
+        [(check.what, "yes" if check.well else "NO", check.found) for check in checks],
+    )
+    ill = [check for check in checks if not check.well]
+    if ill:
+        raise UserError(f"{len(ill)} of {len(checks)} checks failed: {', '.join(check.what for check in ill)}")
+    say("Everything that can be known before a run is well.")
+
+
+def adapter_bytes(parameters: int, trained: int, weight_bytes: int) -> int:
+    """Memory of a model in training: weights, and gradient plus Adam moments of the trained parameters.
+
+    Args:
+        parameters: of the whole model.
+        trained: of them, or added to them by LoRA.
+        weight_bytes: 2 for bfloat16, 4 for float32; trained parameters are float32.
+    """
+    return parameters * weight_bytes + trained * (4 + 4 + ADAM_BYTES)
+
+
+def _settings(experiment: Experiment) -> tuple[bool, str]:
+    task_table(experiment)
+    experiment.table("rm", RMTable)
+    experiment.table("judge", JudgeTable)
+    if not experiment.tables["curve"]:
+        return True, "all tables are valid; there is no sweep"
+    return True, f"all tables are valid; the sweep has {len(expand(experiment))} cells"
+
+
+def _device(experiment: Experiment) -> tuple[bool, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return True, f"no GPU; {os.cpu_count()} CPU cores (enough for the offline worlds)"
+    free, total = torch.cuda.mem_get_info()
+    return True, f"{torch.cuda.get_device_name(0)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+
+
+def _disk(experiment: Experiment) -> tuple[bool, str]:
+    place = experiment.runs_dir.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return free > LEAST_FREE_BYTES, f"{free / 2**30:.1f} GiB free at {place}" + (
+        "" if free > LEAST_FREE_BYTES else f"; at least {LEAST_FREE_BYTES / 2**30:.0f} GiB are needed"
+    )
+
+
+def _data(experiment: Experiment) -> tuple[bool, str]:
+    table = experiment.tables["tasks"]
+    named = [value for key in ("files", "eval_file", "train_file") for value in _as_list(table.get(key))]
+    missing = [name for name in named if not list(Path().glob(str(name))) and not Path(str(name)).exists()]
+    if missing:
+        return False, f"not there: {', '.join(map(str, missing))}"
+    return True, f"{len(named)} data files are there" if named else "the task makes its own data"
+
+
+def _models(experiment: Experiment) -> tuple[bool, str]:
+    named = [experiment.tables[room].get("model_name_or_path") for room in ("rm", "policy")]
+    named.append(experiment.tables["tasks"].get("base"))
+    wanted = sorted({str(name) for name in named if name and name != "taught"})
+    if not wanted:
+        return True, "the task teaches its own base"
+    found, well = [], True
+    for name in wanted:
+        size, problem = _parameters(name)
+        if problem:
+            well = False
+            found.append(f"{name}: {problem}")
+        else:
+            found.append(f"{name}: {size / 1e9:.2f} B parameters")
+    return well, "; ".join(found)
+
+
+def _memory(experiment: Experiment) -> tuple[bool, str]:
+    import torch
+
+    table = experiment.table("rm", RMTable)
+    name = table.model_name_or_path or experiment.tables["policy"].get("model_name_or_path")
+    if not name:
+        return True, "tiny models; less than 1 GiB"
+    size, problem = _parameters(name)
+    if problem:
+        return False, f"unknown, because {name} cannot be read"
+    trained = size if not table.lora_r else int(size * 0.006 * table.lora_r / 16)
+    needed = adapter_bytes(size, trained, 2 if table.bf16 else 4)
+    said = f"at least {needed / 2**30:.1f} GiB for weights and optimizer of the reward model, activations on top"
+    if not torch.cuda.is_available():
+        return True, said
+    total = torch.cuda.mem_get_info()[1]
+    if needed > 0.9 * total:
+        return (
+            False,
+            f"{said}; the GPU has {total / 2**30:.0f} GiB: set rm.bf16: true, rm.lora_r: 16, or a smaller model",
+        )
+    return True, said
+
+
+def _endpoint(experiment: Experiment) -> tuple[bool, str]:
+    table = experiment.table("judge", JudgeTable)
+    if table.kind != "openai":
+        return True, "the judge is the world's gold; no endpoint is needed"
+    key = os.environ.get(table.api_key_env) if table.api_key_env else "none"
+    if not key:
+        return False, f"the environment variable {table.api_key_env} is not set"
+    import openai
+
+    client = openai.OpenAI(base_url=table.base_url, api_key=key, timeout=ENDPOINT_TIMEOUT_S, max_retries=0)
+    try:
+        names = [model.id for model in client.models.list()]
+    except openai.OpenAIError as error:
+        return False, f"{table.base_url} does not answer ({type(error).__name__}); look at judge.base_url and the key"
+    if names and table.model not in names:
+        return False, f"{table.base_url} has no model {table.model!r}; it has {', '.join(names[:5])}"
+    return True, f"{table.base_url} answers and has {table.model}"
+
+
+def _extras(experiment: Experiment) -> tuple[bool, str]:
+    there = [name for name in ("vllm", "bitsandbytes", "ray") if importlib.util.find_spec(name)]
+    return True, f"optional packages installed: {', '.join(there) or 'none'}"
+
+
+def _parameters(name: str) -> tuple[int, str]:
+    """Parameters of a model from its configuration alone, and what is wrong where it cannot be read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        return 0, str(error).strip().splitlines()[0]
+    return sum(parameter.numel() for parameter in model.parameters()), ""
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+_LOOKS: dict[str, Callable[[Experiment], tuple[bool, str]]] = {
+    "settings": _settings,
+    "device": _device,
+    "disk": _disk,
+    "data": _data,
+    "models": _models,
+    "memory": _memory,
+    "judge": _endpoint,
+    "extras": _extras,
+}

@@ -1,0 +1,119 @@
+"""The figure: quality of a policy against the accuracy of the reward model it climbed, both with intervals."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from configs.records import write_bytes
+from curve.points import Point
+
+DPI = 160
+SIZE_INCHES = (10.5, 4.6)
+STYLES: dict[str, tuple[str, str, str]] = {
+    "raw": ("#1b6ca8", "o", "reward model as it is"),
+    "rpr": ("#d1495b", "s", "with RPR compensation"),
+    "constant": ("#8d6a9f", "^", "with a constant bonus"),
+    "random_phrases": ("#8c8c5a", "v", "with random phrases"),
+}
+"""Colour, marker and label of each reward that has rungs."""
+BOUNDS: dict[str, tuple[str, str, str]] = {
+    "gold": ("#2e8b57", "-", "gold reward (bound)"),
+    "rpr_only": ("#d1495b", ":", "RPR only, no reward model"),
+    "random": ("#777777", "--", "random reward"),
+    "untrained": ("#222222", "-.", "untrained policy"),
+    "format": ("#b8860b", "--", "format reward"),
+    "length": ("#b8860b", ":", "length reward"),
+}
+"""Colour, line and label of each reward without a rung, drawn as a level."""
+SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none"}
+
+
+def draw(path: Path, points: Sequence[Point], curve: Sequence[Point], title: str) -> None:
+    """Write the figure as `path` with the endings .png and .svg.
+
+    Args:
+        path: without an ending.
+        points: one a cell; drawn as small markers where several seeds stand behind a mean.
+        curve: one a reward and rung (`points.over_seeds`).
+        title: of the figure.
+    """
+    panels = [("quality", "win rate against the untrained policy (ties half)")]
+    if all(row["gold_mean"] is not None for row in curve):
+        panels.append(("gold_mean", "mean gold utility"))
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, **SVG_SETTINGS}):
+        figure, axes = plt.subplots(1, len(panels), figsize=(SIZE_INCHES[0] * len(panels) / 2, SIZE_INCHES[1]))
+        for axis, (column, label) in zip([axes] if len(panels) == 1 else axes, panels, strict=True):
+            _panel(axis, points, curve, column, label)
+        figure.suptitle(title, fontweight="bold")
+        first = figure.axes[0]
+        handles, labels = first.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
+        figure.tight_layout(rect=(0, 0.04 + 0.045 * ((len(labels) + 3) // 4), 1, 1))
+        for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=ending[1:], dpi=DPI, metadata=metadata)
+            write_bytes(path.with_suffix(ending), content.getvalue())
+        plt.close(figure)
+
+
+def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: str, label: str) -> None:
+    for reward, (colour, line, name) in BOUNDS.items():
+        for row in curve:
+            if row["reward"] == reward:
+                axis.axhline(row[column], color=colour, linestyle=line, linewidth=1.1, label=name, zorder=1)
+                low, high = _interval(row, points, column)
+                if low is not None:
+                    axis.axhspan(low, high, color=colour, alpha=0.07, linewidth=0, zorder=0)
+    for reward, (colour, marker, name) in STYLES.items():
+        rows = sorted((r for r in curve if r["reward"] == reward), key=lambda r: r["rm_accuracy"])
+        if not rows:
+            continue
+        x = [100 * row["rm_accuracy"] for row in rows]
+        y = [row[column] for row in rows]
+        bounds = [_interval(row, points, column) for row in rows]
+        axis.errorbar(
+            x,
+            y,
+            xerr=[
+                [100 * (row["rm_accuracy"] - row["rm_accuracy_lo"]) for row in rows],
+                [100 * (row["rm_accuracy_hi"] - row["rm_accuracy"]) for row in rows],
+            ],
+            yerr=[
+                [max(0.0, v - (low if low is not None else v)) for v, (low, _) in zip(y, bounds, strict=True)],
+                [max(0.0, (high if high is not None else v) - v) for v, (_, high) in zip(y, bounds, strict=True)],
+            ],
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.6,
+            elinewidth=0.9,
+            capsize=2.5,
+            label=name,
+            zorder=3,
+        )
+        if any(row["n_seeds"] > 1 for row in rows):
+            own = [p for p in points if p["reward"] == reward]
+            axis.scatter(
+                [100 * p["rm_accuracy"] for p in own], [p[column] for p in own], s=9, color=colour, alpha=0.45, zorder=2
+            )
+    axis.set_xlabel("accuracy of the reward model on held-out pairs, %")
+    axis.set_ylabel(label)
+    axis.set_ylim(-0.02, 1.02)
+    axis.grid(axis="y", linewidth=0.4, alpha=0.5)
+
+
+def _interval(row: Point, points: Sequence[Point], column: str) -> tuple[Any, Any]:
+    """The interval of a mean: of quality as in the row; of gold from the one cell behind it, else none."""
+    if column == "quality":
+        return row["quality_lo"], row["quality_hi"]
+    own = [p for p in points if p["reward"] == row["reward"] and p["rung"] == row["rung"]]
+    return (own[0]["gold_mean_lo"], own[0]["gold_mean_hi"]) if len(own) == 1 else (None, None)

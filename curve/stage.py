@@ -1,0 +1,131 @@
+"""The stage `curve`: runs the sweep, judges it, and gathers `points.csv`, the figure and the report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import calibration.stage
+import judge.stage
+import policy.stage
+import rm.stage
+import tasks.stage
+from configs.errors import UserError
+from configs.loader import Experiment
+from configs.records import write_bytes
+from configs.runfolder import Stage, is_finished, run_stage
+from configs.terminal import interval, say, show_table
+from curve.cells import Cell, expand
+from curve.config import CurveTable
+from curve.figure import draw
+from curve.points import COLUMNS, CURVE_COLUMNS, CURVE_FILE, POINTS_FILE, Point, gather, over_seeds, write_table
+from curve.report import findings_of, write_report
+from curve.workers import LOG_FILE, Job, run_side_by_side
+from policy.config import NEEDS_RUNG
+
+ROOM = "curve"
+EXPERIMENT_FILE = "experiment.yaml"
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """Where the curve lies."""
+    return experiment.folder / ROOM
+
+
+def run(experiment: Experiment) -> None:
+    """Make what is missing of the whole sweep and draw the curve.
+
+    Raises:
+        UserError: the sweep means nothing, or cells failed; the curve is then drawn from the others.
+    """
+    cells = expand(experiment)
+    failed = run_cells(experiment, cells)
+    made = [cell for cell in cells if cell.name not in failed]
+    if not any(cell.table.reward == "untrained" for cell in made):
+        raise UserError(f"untrained: failed ({failed['untrained']}); without it nothing can be judged")
+    with judge.stage.Sitting(experiment) as sitting:
+        for cell in made:
+            judge.stage.judge_cell(experiment, cell.name, sitting)
+    draw_curve(experiment, made, sorted(failed))
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(cells)} cells failed ({', '.join(sorted(failed))}); the curve is drawn from the "
+            f"others, and the same command tries them again; their logs are in {experiment.folder / 'policy'}"
+        )
+
+
+def run_cells(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, str]:
+    """Make the missing cells side by side and check the finished ones; returns the failed ones with the reason."""
+    tasks.stage.run(experiment)
+    if any(cell.table.reward in NEEDS_RUNG for cell in cells):
+        rm.stage.run(experiment)
+        calibration.stage.run(experiment)
+    source = experiment.folder / EXPERIMENT_FILE
+    write_bytes(source, describe(experiment).encode())
+    jobs = []
+    for cell in cells:
+        if is_finished(cell.folder(experiment)):
+            policy.stage.run(cell.experiment(experiment))
+            continue
+        overrides = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in cell.overrides.items()]
+        command = [sys.executable, "-m", "policy", str(source), *overrides]
+        jobs.append(Job(cell.name, command, cell.folder(experiment) / LOG_FILE, cell.table.cpu_threads))
+    return run_side_by_side(jobs, experiment.table(ROOM, CurveTable).workers) if jobs else {}
+
+
+def describe(experiment: Experiment) -> str:
+    """The experiment as one YAML text, overrides included."""
+    top = {"name": experiment.name, "seed": experiment.seed, "runs_dir": str(experiment.runs_dir)}
+    return str(yaml.safe_dump({**top, **experiment.tables}, sort_keys=False))
+
+
+def draw_curve(experiment: Experiment, cells: Sequence[Cell], missing: Sequence[str]) -> dict[str, Any]:
+    """Gather the points of judged cells and write table, figure and report; made anew when a cell has changed."""
+    table = experiment.table(ROOM, CurveTable)
+    inputs = {f"policy/{cell.name}": cell.folder(experiment) for cell in cells}
+    inputs |= {f"judge/{cell.name}": experiment.folder / "judge" / cell.name for cell in cells}
+    settings = table.model_dump(mode="json", exclude={"workers"}) | {"missing": list(missing)}
+    stage = Stage(ROOM, folder_of(experiment), settings, experiment.seed, inputs, derived=True)
+
+    def work(folder: Path) -> dict[str, Any]:
+        points = gather(experiment, cells)
+        curve = over_seeds(points)
+        findings = findings_of(points)
+        write_table(folder / POINTS_FILE, COLUMNS, points)
+        write_table(folder / CURVE_FILE, CURVE_COLUMNS, curve)
+        draw(folder / "curve", points, curve, table.title)
+        write_report(folder / "report.html", experiment, folder / "curve.png", points, curve, findings, missing)
+        return {"points": len(points), "findings": findings, "missing": list(missing)}
+
+    return run_stage(stage, work)
+
+
+def show(experiment: Experiment) -> None:
+    """Print the curve and where the figure lies."""
+    folder = folder_of(experiment)
+    cells = [cell for cell in expand(experiment) if is_finished(experiment.folder / "judge" / cell.name)]
+    points: list[Point] = gather(experiment, cells)
+    rows = [
+        (
+            point["cell"],
+            interval(point["rm_accuracy"], point["rm_accuracy_lo"], point["rm_accuracy_hi"]),
+            interval(point["quality"], point["quality_lo"], point["quality_hi"]),
+            point["n_prompts"],
+            interval(point["gold_mean"], point["gold_mean_lo"], point["gold_mean_hi"]),
+            point["dev_gold_peak"],
+            point["length_mean"],
+        )
+        for point in points
+    ]
+    show_table(
+        f"curve: quality is the win rate against the untrained policy, ties half  ({folder})",
+        ("cell", "RM accuracy [95%]", "quality [95%]", "prompts", "gold [95%]", "peak dev gold", "length"),
+        rows,
+    )
+    for finding in findings_of(points):
+        say(f"- {finding}")
+    say(f"\nFigure: {folder / 'curve.png'}\nReport: {folder / 'report.html'}\nPoints: {folder / POINTS_FILE}")

@@ -1,0 +1,141 @@
+"""Reads the answers of two contestants and pairs them by prompt and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from configs.errors import UserError
+from configs.records import read_jsonl
+from judge.verdicts import Order, VerdictStatus, Winner
+from tasks.records import Prompt
+
+ANSWERS_FILE = "answers.jsonl"
+
+
+class Answer(BaseModel):
+    """One row of `answers.jsonl`, as far as the judge looks at it; other columns are left alone.
+
+    Attributes:
+        prompt_id, sample: together the name of the row.
+        completion: all that the policy wrote; `answer` is the part for the user, None where it is malformed.
+        n_tokens: length of the completion; `truncated`: whether the limit cut it.
+        gold: the truth in 0..1; None where nobody knows it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    prompt_id: str
+    sample: int = Field(ge=0)
+    completion: str
+    answer: str | None
+    status: Literal["ok", "malformed"]
+    n_tokens: int = Field(ge=0)
+    truncated: bool
+    gold: float | None = Field(default=None, allow_inf_nan=False)
+    style: str | None = None
+
+    @model_validator(mode="after")
+    def _malformed_has_no_answer(self) -> Answer:
+        if (self.answer is None) != (self.status == "malformed"):
+            raise ValueError("answer must be null where, and only where, status is malformed")
+        return self
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt: `a` of the cell that is judged, `b` of the baseline."""
+
+    pair_id: str
+    prompt: Prompt
+    a: Answer
+    b: Answer
+
+
+@dataclass(frozen=True)
+class Question:
+    """A pair in one order, to be decided by a judge."""
+
+    pair: Pair
+    order: Order
+
+    @property
+    def first(self) -> Answer:
+        """The answer shown first."""
+        return self.pair.a if self.order == "AB" else self.pair.b
+
+    @property
+    def second(self) -> Answer:
+        """The answer shown second."""
+        return self.pair.b if self.order == "AB" else self.pair.a
+
+
+def read_answers(folder: Path) -> dict[tuple[str, int], Answer]:
+    """The answers of a finished policy cell, by prompt and sample.
+
+    Raises:
+        UserError: a row lacks a column or has one of another kind, or a prompt and sample stand twice.
+    """
+    path = folder / ANSWERS_FILE
+    answers: dict[tuple[str, int], Answer] = {}
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            answer = Answer.model_validate(row)
+        except ValidationError as error:
+            first: Any = error.errors()[0]
+            column = ".".join(str(part) for part in first["loc"]) or "row"
+            raise UserError(f"{path}, row {number}: {column}: {first['msg']}; write the answers again") from None
+        key = (answer.prompt_id, answer.sample)
+        if key in answers:
+            raise UserError(f"{path}, row {number}: prompt {key[0]}, sample {key[1]} stands twice")
+        answers[key] = answer
+    if not answers:
+        raise UserError(f"{path}: there are no answers to judge")
+    return answers
+
+
+def pair_answers(cell: Path, baseline: Path, prompts: Sequence[Prompt]) -> list[Pair]:
+    """Pair the answers of two cells, sorted by prompt and sample.
+
+    Raises:
+        UserError: the two did not answer the same samples of the same prompts, or a prompt is none of `prompts`. Which
+            prompts remain would otherwise depend on the cell, and two cells could not be compared.
+    """
+    answers_a, answers_b = read_answers(cell), read_answers(baseline)
+    lonely = sorted(answers_a.keys() ^ answers_b.keys())
+    if lonely:
+        prompt_id, sample = lonely[0]
+        where = cell if lonely[0] in answers_a else baseline
+        raise UserError(
+            f"{cell} and {baseline} answer different prompts: {len(lonely)} samples stand in one of them only, for "
+            f"example prompt {prompt_id}, sample {sample} in {where}; generate both with the same settings"
+        )
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    unknown = sorted({prompt_id for prompt_id, _ in answers_a} - by_id.keys())
+    if unknown:
+        raise UserError(f"{cell / ANSWERS_FILE}: {unknown[0]!r} is no eval prompt of the task ({len(unknown)} unknown)")
+    return [
+        Pair(f"{prompt_id}#{sample}", by_id[prompt_id], answers_a[prompt_id, sample], answers_b[prompt_id, sample])
+        for prompt_id, sample in sorted(answers_a)
+    ]
+
+
+def settle(pair: Pair) -> tuple[VerdictStatus, Winner] | None:
+    """What needs no judge: malformed and identical answers; None where a judge has to look.
+
+    A malformed answer has nothing to show, so it loses against any well-formed one. Two that are word for word the same
+    are a tie whatever a judge would say, which keeps a policy against itself at exactly 0.5.
+    """
+    if pair.a.answer is None and pair.b.answer is None:
+        return "both_malformed", "tie"
+    if pair.a.answer is None:
+        return "forfeit", "b"
+    if pair.b.answer is None:
+        return "forfeit", "a"
+    if pair.a.answer == pair.b.answer:
+        return "identical", "tie"
+    return None

@@ -1,0 +1,144 @@
+"""The stage `policy`: makes one cell, `runs/<name>/policy/<cell>/`: a trained policy and its answers for the judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import calibration.stage
+import rm.stage
+import tasks.stage
+from calibration.calibrator import Calibrator
+from calibration.config import CalibrationTable
+from configs.errors import UserError
+from configs.loader import Experiment
+from configs.runfolder import SCRATCH, Stage, run_stage
+from configs.terminal import say, show_table
+from policy.answers import answer_prompts, summarise, write_answers
+from policy.audit import read_metrics
+from policy.config import DOES_NOT_DECIDE, NEEDS_RUNG, PolicyTable, cell_name
+from policy.grpo import train_grpo
+from policy.rewards import REWARDS, RewardSettings
+from rm.scorer import RungScorer
+from rm.units import ScoreUnits
+from tasks.base_folder import base_path, load_causal_model
+from tasks.records import Prompt, PromptSplit, read_prompts
+from tasks.table import load_task
+from tasks.torch_setup import prepare_torch
+
+ROOM = "policy"
+POLICY_FOLDER = "policy"
+SPLITS: tuple[PromptSplit, ...] = ("train", "dev", "eval")
+NO_UNITS = ScoreUnits(centre=0.0, scale=1.0, reference="no reward model", n_reference=0)
+"""What a calibrator of a reward without a reward model holds in the place of units; they are never read."""
+
+
+def cell_folder(experiment: Experiment) -> Path:
+    """Where the experiment's cell lies."""
+    table = experiment.table(ROOM, PolicyTable)
+    return experiment.folder / ROOM / cell_name(table, experiment.seed)
+
+
+def run(experiment: Experiment) -> dict[str, Any]:
+    """Make the cell, or find it finished; what it needs is made first where it is missing. Returns the manifest."""
+    table = experiment.table(ROOM, PolicyTable)
+    tasks.stage.run(experiment)
+    inputs = {"tasks": tasks.stage.folder_of(experiment)}
+    settings: dict[str, Any] = table.model_dump(mode="json", exclude=set(DOES_NOT_DECIDE))
+    if table.reward in NEEDS_RUNG:
+        rm.stage.run(experiment)
+        calibration.stage.run(experiment)
+        inputs |= {"rm": rm.stage.folder_of(experiment), "calibration": calibration.stage.folder_of(experiment)}
+    elif REWARDS[table.reward].rule is not None:
+        settings |= {"calibration": experiment.table("calibration", CalibrationTable).model_dump(mode="json")}
+    if table.reward == "untrained":
+        settings = {name: settings[name] for name in sorted(settings) if name in _DECIDES_ANSWERS}
+    stage = Stage(ROOM, cell_folder(experiment), settings, experiment.seed, inputs)
+    return run_stage(stage, lambda folder: _make_cell(folder, experiment, table))
+
+
+def show(experiment: Experiment) -> None:
+    """Print what the cell did on the dev prompts, step by step."""
+    folder = cell_folder(experiment)
+    looks = [row for row in read_metrics(folder) if "dev/length_mean" in row]
+    rows = [
+        (row["step"], row.get("reward"), row.get("dev/gold_mean"), row["dev/length_mean"], row["dev/well_formed_share"])
+        for row in looks
+    ]
+    show_table(f"policy: {folder.name}  ({folder})", ("step", "reward", "dev gold", "dev length", "well formed"), rows)
+
+
+def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict[str, Any]:
+    prepare_torch(table.cpu_threads)
+    seed = experiment.seed if table.seed is None else table.seed
+    task_folder = tasks.stage.folder_of(experiment)
+    task = load_task(experiment)
+    prompts: dict[str, list[Prompt]] = {split: read_prompts(task_folder, split) for split in SPLITS}
+    max_new_tokens = table.max_completion_length or task.max_new_tokens
+    if max_new_tokens is None:
+        raise UserError(f"policy.max_completion_length is missing; the task {task.name} has no limit of its own")
+    for split in SPLITS:
+        if not prompts[split]:
+            raise UserError(f"{task_folder}: there are no {split} prompts, so no policy can be made")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = table.model_name_or_path or str(base_path(task_folder))
+    model, tokenizer = load_causal_model(base, dtype="bfloat16" if table.bf16 else "float32")
+    model = model.to(device)
+    summary: dict[str, Any] = {"reward": table.reward, "rung": table.rung}
+    if table.reward != "untrained":
+        calibrator = load_calibrator(experiment, table)
+        if table.reward == "raw" and table.scale_rewards == "group":
+            say(calibration.stage.AFFINE_NOTE)
+        settings = RewardSettings(table, seed, max_new_tokens, calibrator)
+        scorer = None
+        if table.rung is not None:
+            scorer = RungScorer(rm.stage.rung_folder(experiment, table.rung), _BATCH_TOKENS, device)
+        model = train_grpo(model, tokenizer, task, prompts, settings, scorer, folder, folder / SCRATCH, experiment.seed)
+        model.save_pretrained(folder / POLICY_FOLDER)
+        tokenizer.save_pretrained(folder / POLICY_FOLDER)
+    rows = answer_prompts(
+        model,
+        tokenizer,
+        task,
+        prompts["eval"],
+        table,
+        max_new_tokens,
+        experiment.seed,
+        "eval answers",
+        table.n_eval_samples,
+    )
+    write_answers(folder, rows)
+    return summary | summarise(rows)
+
+
+def load_calibrator(experiment: Experiment, table: PolicyTable) -> Calibrator | None:
+    """The calibrator that turns this cell's logits into rewards; None for rewards that need none."""
+    row = REWARDS[table.reward]
+    if table.rung is not None:
+        folder = calibration.stage.calibrator_folder(experiment, table.rung)
+        calibrator = Calibrator.load(folder)
+        calibrator.refuse_other_units(ScoreUnits.load(rm.stage.rung_folder(experiment, table.rung)), str(folder))
+    elif row.rule is not None:
+        own = experiment.table("calibration", CalibrationTable)
+        calibrator = Calibrator.build("none", NO_UNITS, own)
+    else:
+        return None
+    if table.reward == "random_phrases":
+        return calibrator.with_settings(phrases=table.control_phrases)
+    return calibrator if row.rule is None else calibrator.with_settings(rule=row.rule)
+
+
+_BATCH_TOKENS = 16384
+_DECIDES_ANSWERS = (
+    "reward",
+    "model_name_or_path",
+    "max_completion_length",
+    "n_eval_samples",
+    "eval_temperature",
+    "eval_top_p",
+    "eval_top_k",
+    "cpu_threads",
+    "bf16",
+)

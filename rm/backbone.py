@@ -1,0 +1,97 @@
+"""Backbones with one scalar head: made from a causal model, loaded from a rung, always with a float32 head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.errors import UserError
+from configs.keyed import keyed_seed
+from rm.config import RMTable
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class Float32Head(nn.Linear):
+    """The scalar head in float32 whatever the body's type: a bfloat16 logit has about three significant digits."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Shape (…, hidden) -> (…, 1), float32."""
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return nn.functional.linear(hidden.float(), self.weight.float(), bias)
+
+
+def build_reward_model(base: str, table: RMTable, tokenizer: PreTrainedTokenizerBase, seed: int) -> nn.Module:
+    """A model to train: backbone weights, fresh layers where asked for, a keyed head, LoRA unless `lora_r` is 0.
+
+    Raises:
+        UserError: the backbone cannot be loaded or has no `model` and `score` parts.
+    """
+    dtype = torch.bfloat16 if table.bf16 else torch.float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed(seed, "reward model weights"))
+        try:
+            config = AutoConfig.from_pretrained(base, num_labels=1)
+            if table.extra_layers:
+                config.num_hidden_layers += table.extra_layers
+                if getattr(config, "layer_types", None):
+                    config.layer_types = config.layer_types + config.layer_types[-1:] * table.extra_layers
+            config.pad_token_id = tokenizer.pad_token_id
+            model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=dtype)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"rm.model_name_or_path: {base!r} cannot be loaded: {first}") from None
+        if not (hasattr(model, "model") and isinstance(getattr(model, "score", None), nn.Linear)):
+            raise UserError(f"rm.model_name_or_path: {base!r} is a {type(model).__name__}; a decoder is needed")
+        model.score = _float32_head(model.score)
+        if not table.lora_r:
+            return model
+        lora = LoraConfig(
+            task_type="SEQ_CLS",
+            r=table.lora_r,
+            lora_alpha=table.lora_alpha,
+            lora_dropout=table.lora_dropout,
+            target_modules="all-linear",
+            modules_to_save=["score"],
+        )
+        return get_peft_model(model, lora)
+
+
+def load_reward_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A rung's model for scoring: backbone in `dtype`, head in float32, an adapter merged into nothing.
+
+    Raises:
+        UserError: the folder or the backbone it names cannot be loaded.
+    """
+    try:
+        if (folder / ADAPTER_CONFIG).exists():
+            adapter = LoraConfig.from_pretrained(folder)
+            base = str(adapter.base_model_name_or_path)
+            config = AutoConfig.from_pretrained(folder)
+            plain = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=dtype)
+            plain.score = _float32_head(plain.score)
+            model = PeftModel.from_pretrained(plain, folder)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
+            model.score = _float32_head(model.score)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: the rung cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    return model.to(device).eval()
+
+
+def trunk_and_head(model: Any) -> tuple[nn.Module, nn.Module]:
+    """The body, which returns `last_hidden_state`, and the scalar head; through PEFT's wrapper where there is one."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner.model, inner.score
+
+
+def _float32_head(plain: nn.Linear) -> Float32Head:
+    head = Float32Head(plain.in_features, plain.out_features, bias=plain.bias is not None)
+    head.load_state_dict(plain.state_dict())
+    return head.float()

@@ -1,0 +1,193 @@
+"""Rows of preference sets from files and from a model hub's datasets, with the place of every row that is not used.
+
+Formats: .jsonl, .jsonl.gz, .parquet. A broken row is counted with its file and line and never stops the reading; a
+broken file (cut, not what its name says) does, because nobody knows what was in the rest.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from tasks.preference_rows import (
+    HELPSTEER3_COLUMNS,
+    MALFORMED,
+    PAIR_COLUMNS,
+    PreferenceRow,
+    RowProblem,
+    Schema,
+    detect_schema,
+    read_row,
+)
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+ROWS_LOOKED_AT = 100
+"""A file's schema is that of the first of these rows that has one."""
+MIN_ROWS_FOR_SHARE = 20
+"""In a smaller file one broken row would already be more than the allowed share."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that is not used: where it stands (line or row, from 1), a key of `REASONS`, and what was found."""
+
+    file: str
+    line: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """What one file holds.
+
+    Attributes:
+        file: its name.
+        schema: the schema its rows were read by.
+        rows: the usable rows with their line numbers.
+        dropped: the others.
+    """
+
+    file: str
+    schema: Schema
+    rows: list[tuple[int, PreferenceRow]]
+    dropped: list[Dropped]
+
+
+def resolve_files(patterns: Sequence[str]) -> list[Path]:
+    """The files that paths and globs name, each once, in the order of the patterns and sorted within one.
+
+    Raises:
+        UserError: a pattern matches nothing, or a file is of no known format.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))  # noqa: PTH207, PTH111 - any root
+        if not matches:
+            raise UserError(f"tasks.files: {pattern!r} matches no file; name .jsonl, .jsonl.gz or .parquet files")
+        for path in map(Path, matches):
+            if path.is_dir() or not path.name.endswith(SUFFIXES):
+                raise UserError(f"tasks.files: {path} is not a {', '.join(SUFFIXES)} file")
+            found[path] = None
+    return list(found)
+
+
+def read_file(path: Path, schema: Schema | None, max_malformed_share: float) -> SourceRows:
+    """All rows of a file.
+
+    Raises:
+        UserError: the file is cut, empty or of no known schema, or too many of its rows are malformed.
+    """
+    records = _parquet_records(path) if path.suffix == ".parquet" else _json_records(path)
+    return read_records(str(path), records, schema, max_malformed_share)
+
+
+def read_dataset(name: str, config: str | None, schema: Schema | None, max_malformed_share: float) -> list[SourceRows]:
+    """All published splits of a dataset on a hub; they are pooled, because splits are made anew by prompt.
+
+    Raises:
+        UserError: the dataset cannot be loaded.
+    """
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(name, config)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"tasks.dataset: {name!r} cannot be loaded ({first}); without a network, fetch its files elsewhere and "
+            f"name them as tasks.files"
+        ) from None
+    return [
+        read_records(f"{name}:{split}", enumerate(rows, start=1), schema, max_malformed_share)
+        for split, rows in splits.items()
+    ]
+
+
+def read_records(
+    file: str,
+    records: Iterable[tuple[int, dict[str, Any] | RowProblem]],
+    schema: Schema | None,
+    max_malformed_share: float,
+) -> SourceRows:
+    """Numbered records, read by one schema; `None` finds it from the columns.
+
+    Raises:
+        UserError: there is no row, no schema, or too large a share of malformed rows.
+    """
+    listed = list(records)
+    if not listed:
+        raise UserError(f"{file}: holds no row")
+    found = schema or _schema_of(file, [record for _, record in listed[:ROWS_LOOKED_AT]])
+    rows, dropped = [], []
+    for line, record in listed:
+        try:
+            if isinstance(record, RowProblem):
+                raise record
+            rows.append((line, read_row(record, found)))
+        except RowProblem as problem:
+            dropped.append(Dropped(file, line, problem.reason, problem.detail))
+    malformed = [drop for drop in dropped if drop.reason in MALFORMED]
+    if len(malformed) > max_malformed_share * max(len(listed), MIN_ROWS_FOR_SHARE):
+        first = malformed[0]
+        raise UserError(
+            f"{file}: {len(malformed)} of {len(listed)} rows are malformed, more than tasks.max_malformed_share "
+            f"({max_malformed_share}); the first is line {first.line}: {first.reason}, {first.detail}"
+        )
+    return SourceRows(file, found, rows, dropped)
+
+
+def _schema_of(file: str, records: Sequence[dict[str, Any] | RowProblem]) -> Schema:
+    readable = [record for record in records if not isinstance(record, RowProblem)]
+    for record in readable:
+        schema = detect_schema(record)
+        if schema:
+            return schema
+    columns = ", ".join(sorted(readable[0])) if readable else "no readable row"
+    raise UserError(
+        f"{file}: of no known schema (found {columns}); needed are {', '.join(HELPSTEER3_COLUMNS)}, "
+        f"or {', '.join(PAIR_COLUMNS)} and perhaps prompt"
+    )
+
+
+def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            for line, content in enumerate(stream, start=1):
+                if content.strip():
+                    yield line, _json_record(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _json_record(content: bytes) -> dict[str, Any] | RowProblem:
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return RowProblem("unreadable_json", str(error))
+    return record if isinstance(record, dict) else RowProblem("not_an_object", f"found {type(record).__name__}")
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        line = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                line += 1
+                yield line, record
+    except (pyarrow.ArrowException, OSError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None

@@ -1,0 +1,141 @@
+"""What this room writes for the others: prompts, preference pairs, and the grade of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from configs.records import read_jsonl, write_jsonl
+
+Message = dict[str, str]
+"""One turn of a chat: `{"role": "user" | "assistant" | "system", "content": text}`."""
+
+PROMPTS_FILE = "prompts.jsonl"
+PAIRS_FILE = "pairs.jsonl"
+BASE_FOLDER = "base"
+
+PromptSplit = Literal["train", "dev", "eval"]
+"""`train`: the policy climbs on these; `dev`: watched during training; `eval`: only the judge sees their answers."""
+PairSplit = Literal["train", "selection", "measurement"]
+"""`train`: the reward model learns from these; a rung is chosen on `selection` and measured on `measurement`."""
+GradeStatus = Literal["ok", "malformed", "no_gold", "unparsable", "timeout"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a task.
+
+    Attributes:
+        prompt_id: stable name; every draw of randomness for the prompt is keyed by it.
+        split: where the prompt may be used.
+        messages: the chat up to the answer.
+        meta: what the task's grader needs (for example the needs, or the reference answer).
+    """
+
+    prompt_id: str
+    split: PromptSplit
+    messages: list[Message]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two answers to one prompt, of which people or the world's annotators prefer the first.
+
+    Attributes:
+        pair_id: stable name.
+        prompt_id: pairs of one prompt never stand in different splits.
+        split: where the pair may be used.
+        messages: the chat up to the answer.
+        chosen: the preferred answer, without reasoning.
+        rejected: the other one.
+        strength: how strongly it is preferred, in 1..3 as in HelpSteer3; None where the data do not say.
+        gold_chosen: true utility of `chosen` in 0..1 where a world knows it; `gold_rejected` likewise.
+        domain: for example `general` or `code`; `language` likewise.
+    """
+
+    pair_id: str
+    prompt_id: str
+    split: PairSplit
+    messages: list[Message]
+    chosen: str
+    rejected: str
+    strength: float | None = None
+    gold_chosen: float | None = None
+    gold_rejected: float | None = None
+    domain: str = "general"
+    language: str = "english"
+
+
+@dataclass(frozen=True)
+class Response:
+    """A completion taken apart. `well_formed` is False where the task's format was not kept; `answer` is then None."""
+
+    think: str
+    answer: str | None
+    well_formed: bool
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What the task knows of one completion.
+
+    Attributes:
+        gold: the truth in 0..1; None where it is not known, never 0 for "unknown".
+        status: `ok`, or why there is no gold; a malformed answer has gold 0 in a world, because there it is worth 0.
+        style: how the answer was reached, in the task's own words (`reasoned`, `hasty`, `steps`, `code`, …).
+    """
+
+    gold: float | None
+    status: GradeStatus
+    style: str
+
+
+class Task(Protocol):
+    """One task. Built from its own table; graders are pure and need nothing from disk."""
+
+    name: str
+    max_new_tokens: int | None
+    """The longest completion of a world's policy, in tokens; None where the task has no policy of its own."""
+
+    def build(self, folder: Path, seed: int) -> dict[str, Any]:
+        """Write `base/`, `prompts.jsonl` and, where there are preferences, `pairs.jsonl`; return a summary."""
+
+    def input_files(self) -> dict[str, Path]:
+        """The files the task is made from, by the name under which their hashes are recorded."""
+
+    def read(self, completion: str) -> Response:
+        """Take a completion apart by the task's format rules."""
+
+    def grade(self, prompt: Prompt, completion: str) -> Grade:
+        """Grade one completion of one prompt."""
+
+    def present(self, answer: str) -> str:
+        """The assistant turn that holds just this answer, by which a reward model or a judge of gold is shown it.
+
+        In a world with gold, `read(present(answer)).answer == answer`.
+        """
+
+
+def write_prompts(folder: Path, prompts: Iterable[Prompt]) -> int:
+    """Write `prompts.jsonl` and return the number of rows."""
+    return write_jsonl(folder / PROMPTS_FILE, (asdict(prompt) for prompt in prompts))
+
+
+def read_prompts(folder: Path, split: PromptSplit | None = None) -> list[Prompt]:
+    """The prompts of a finished task, of one split or of all."""
+    prompts = [Prompt(**row) for row in read_jsonl(folder / PROMPTS_FILE)]
+    return [prompt for prompt in prompts if split is None or prompt.split == split]
+
+
+def write_pairs(folder: Path, pairs: Iterable[PreferencePair]) -> int:
+    """Write `pairs.jsonl` and return the number of rows."""
+    return write_jsonl(folder / PAIRS_FILE, (asdict(pair) for pair in pairs))
+
+
+def read_pairs(folder: Path, split: PairSplit | None = None) -> list[PreferencePair]:
+    """The preference pairs of a finished task, of one split or of all."""
+    pairs = [PreferencePair(**row) for row in read_jsonl(folder / PAIRS_FILE)]
+    return [pair for pair in pairs if split is None or pair.split == split]

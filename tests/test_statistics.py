@@ -1,0 +1,145 @@
+"""Rates and intervals of the judge, against literals, symmetries and a simulation with known truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from configs.keyed import keyed_rng
+from judge.statistics import cluster_bootstrap, clustered, compare, order_effects, widened_at_the_edge, wilson
+from judge.verdicts import Outcome, Verdict
+
+SHARES = {"w": (1.0, 0.0, 0.0), "t": (0.0, 1.0, 0.0), "l": (0.0, 0.0, 1.0), "m": (None, None, None)}
+
+
+def outcomes(letters: str, samples: int = 1) -> list[Outcome]:
+    """One outcome a letter, `samples` of them a prompt."""
+    return [
+        Outcome(f"p{i // samples}#{i % samples}", f"p{i // samples}", i % samples, "agreed", *SHARES[letter])
+        for i, letter in enumerate(letters)
+    ]
+
+
+def verdict(pair: str, order: str, shown: str | None, status: str = "ok") -> Verdict:
+    winner = shown if shown in (None, "tie") else ("a" if (shown == "first") == (order == "AB") else "b")
+    return Verdict(pair, pair, 0, order, shown, winner, status)  # type: ignore[arg-type]
+
+
+def test_rates_of_a_hand_counted_sample() -> None:
+    found = compare(outcomes("wwwtlm"), keyed_rng(0, "t"), 500)
+    assert (found.win.value, found.tie.value, found.lose.value) == (0.6, 0.2, 0.2)
+    assert found.quality.value == pytest.approx(0.7)
+    assert found.net_win.value == pytest.approx(0.4)
+    assert (found.n_prompts, found.n_pairs, found.n_missing) == (5, 5, 1)
+
+
+def test_samples_of_a_prompt_are_one_cluster() -> None:
+    sums, counts = clustered([1.0, None, 0.5, 0.0], ["b", "b", "a", "a"])
+    assert sums.tolist() == [0.5, 1.0]
+    assert counts.tolist() == [2.0, 1.0]
+    found = compare(outcomes("wlwlwl", samples=2), keyed_rng(0, "t"), 500)
+    assert found.n_prompts == 3
+    assert found.n_pairs == 6
+    # Every prompt has one win and one loss: resampling prompts moves nothing, resampling pairs would.
+    assert (found.quality.value, found.quality.lo, found.quality.hi) == (0.5, 0.5, 0.5)
+
+
+def test_identical_answers_give_exactly_one_half() -> None:
+    found = compare(outcomes("t" * 200), keyed_rng(0, "t"), 500)
+    assert (found.quality.value, found.quality.lo, found.quality.hi) == (0.5, 0.5, 0.5)
+    assert (found.net_win.value, found.net_win.lo, found.net_win.hi) == (0.0, 0.0, 0.0)
+
+
+def test_exchanging_the_contestants_mirrors_the_interval() -> None:
+    letters = "wwltwtlwwtwlwwtl" * 5
+    swapped = letters.translate(str.maketrans("wl", "lw"))
+    one, other = (compare(outcomes(text), keyed_rng(3, "t"), 2000) for text in (letters, swapped))
+    assert one.quality.lo is not None and other.quality.hi is not None
+    assert one.quality.lo == pytest.approx(1 - other.quality.hi, abs=1e-12)
+    assert one.net_win.hi == pytest.approx(-other.net_win.lo, abs=1e-12)  # type: ignore[operator]
+
+
+def test_a_rate_of_one_is_doubted_as_wilson_doubts_it() -> None:
+    found = compare(outcomes("w" * 20), keyed_rng(0, "t"), 200)
+    low, high = proportion_confint(20, 20, method="wilson")
+    assert found.quality.lo == pytest.approx(low)
+    assert found.quality.hi == pytest.approx(high)
+    assert found.net_win.lo == pytest.approx(2 * low - 1)
+    assert found.lose.hi == pytest.approx(proportion_confint(0, 20, method="wilson")[1])
+    half = widened_at_the_edge(compare(outcomes("wl"), keyed_rng(0, "t"), 200).quality, 2)
+    assert half.value == 0.5
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (50, 100), (10, 10)])
+def test_wilson_agrees_with_statsmodels(k: int, n: int) -> None:
+    assert wilson(k, n) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-9)
+
+
+def test_wilson_of_a_known_case() -> None:
+    # p = 0.5, n = 4, z = 1.96: centre 0.5, half width 1.96 * sqrt(1/16 + 1.96^2/64) / (1 + 1.96^2/4) = 0.35
+    low, high = wilson(2, 4)
+    assert (low, high) == (pytest.approx(0.15, abs=2e-3), pytest.approx(0.85, abs=2e-3))
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_nothing_is_estimated_from_nothing() -> None:
+    assert compare([], keyed_rng(0, "t"), 100).quality.value is None
+    found = compare(outcomes("mm"), keyed_rng(0, "t"), 100)
+    assert (found.quality.value, found.n_prompts, found.n_missing) == (None, 0, 2)
+    (alone,) = cluster_bootstrap([[0.3, None]], ["a", "b"], keyed_rng(0, "t"), 100)
+    assert (alone.value, alone.lo, alone.hi) == (0.3, None, None)
+
+
+def test_the_interval_matches_the_normal_one_of_a_mean() -> None:
+    values = keyed_rng(1, "values").random(400).tolist()
+    (found,) = cluster_bootstrap([values], [str(i) for i in range(400)], keyed_rng(1, "t"), 4000)
+    half = 1.96 * float(np.std(values)) / 20
+    assert found.lo == pytest.approx(float(np.mean(values)) - half, abs=0.003)
+    assert found.hi == pytest.approx(float(np.mean(values)) + half, abs=0.003)
+
+
+def test_chunks_do_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, names = [0.0, 1.0, 1.0, 0.5], list("abcd")
+    whole = cluster_bootstrap([values], names, keyed_rng(0, "t"), 300)
+    monkeypatch.setattr("judge.statistics.CHUNK_CELLS", 12)
+    assert cluster_bootstrap([values], names, keyed_rng(0, "t"), 300) == whole
+
+
+def test_coverage_with_clusters_and_ties() -> None:
+    """Three samples a prompt that share its difficulty, ties included: 95% intervals hold the truth 91 to 98% of times.
+
+    The truth by symmetry: both contestants draw from the same law, so quality is 0.5.
+    """
+    held, rounds = 0, 300
+    for i in range(rounds):
+        rng = keyed_rng(i, "coverage")
+        lean = np.repeat(rng.normal(0, 1.0, 100), 3)
+        draw = lean + rng.normal(0, 1.0, 300)
+        letters = "".join("w" if x > 0.4 else "l" if x < -0.4 else "t" for x in draw)
+        found = compare(outcomes(letters, samples=3), keyed_rng(i, "resample"), 400).quality
+        assert found.lo is not None and found.hi is not None
+        held += found.lo <= 0.5 <= found.hi
+    assert 0.91 <= held / rounds <= 0.98
+
+
+def test_position_bias_and_consistency_of_hand_counted_verdicts() -> None:
+    verdicts = [
+        verdict("p", "AB", "first"),
+        verdict("p", "BA", "first"),  # conflict: first both times
+        verdict("q", "AB", "first"),
+        verdict("q", "BA", "second"),  # consistent: a
+        verdict("r", "AB", "tie"),
+        verdict("r", "BA", "tie"),  # consistent: tie
+        verdict("s", "AB", "second"),
+        verdict("s", "BA", None, "unreadable"),  # half
+        verdict("u", "AB", "second", "forfeit"),
+        verdict("u", "BA", "first", "forfeit"),  # nobody looked
+    ]
+    found = order_effects(verdicts, keyed_rng(0, "t"), 200)
+    assert found.n_decisive == 5
+    assert found.first_share == pytest.approx(3 / 5)
+    assert found.n_both == 3
+    assert found.consistency == pytest.approx(2 / 3)
+    assert found.n_conflicts == 1
+    assert order_effects([], keyed_rng(0, "t"), 200).consistency is None
