@@ -67,7 +67,10 @@ class GoldJudge:
     def _gold(self, prompt: Prompt, answer: str) -> float:
         key = (prompt.prompt_id, answer)
         if key not in self._golds:
-            gold = self.task.grade(prompt, self.task.present(answer)).gold
+            completion = self.task.present(answer)
+            if self.task.read(completion).answer != answer:
+                raise LookupError("the task's format cannot hold this answer")
+            gold = self.task.grade(prompt, completion).gold
             if gold is None:
                 raise LookupError(f"the task knows no gold for an answer to {prompt.prompt_id}")
             self._golds[key] = gold

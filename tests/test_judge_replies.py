@@ -15,8 +15,9 @@ from judge.endpoint import Failure
 from judge.gold_endpoint import GoldJudge
 from judge.judges import VERDICT_SCHEMA, Court, chat_request, open_judge, read_outcome
 from judge.store import Reply
-from tasks.arithmetic import grade_response, messages_for, read_response
-from tasks.records import Grade, Prompt, Response
+from tasks.arithmetic import messages_for
+from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
+from tasks.records import Grade, Prompt
 
 GOOD = '{"reason": "r", "verdict": "first"}'
 
@@ -33,20 +34,13 @@ def question(order: str = "AB") -> Question:
     return Question(pair, order)  # type: ignore[arg-type]
 
 
-class Arithmetic:
-    """The graders of the arithmetic world."""
+class Arithmetic(ArithmeticTask):
+    """The arithmetic world, whose gold can be forgotten."""
 
-    name = "arithmetic"
     known = True
 
-    def build(self, folder: Path, seed: int) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def read(self, completion: str) -> Response:
-        return read_response(completion)
-
     def grade(self, prompt: Prompt, completion: str) -> Grade:
-        return grade_response(prompt, completion) if self.known else Grade(None, "no_gold", "")
+        return super().grade(prompt, completion) if self.known else Grade(None, "no_gold", "")
 
 
 @pytest.mark.parametrize(
@@ -100,16 +94,16 @@ def test_a_request_holds_what_the_table_says_and_no_more() -> None:
 
 def test_answers_of_the_arithmetic_world_are_graded_from_the_answer_alone() -> None:
     asked = question()
-    judge = GoldJudge(Arithmetic(), [asked.pair.prompt], 0.0)
+    judge = GoldJudge(Arithmetic(ArithmeticTable()), [asked.pair.prompt], 0.0)
     assert judge.decide(asked.pair.prompt.messages, "17", "16")[0] == "first"
     assert judge.decide(asked.pair.prompt.messages, "16", "17")[0] == "second"
     assert judge.decide(asked.pair.prompt.messages, "16", "15")[0] == "tie"
-    with pytest.raises(LookupError, match="no format"):
+    with pytest.raises(LookupError, match="cannot hold"):
         judge.decide(asked.pair.prompt.messages, "seventeen", "17")
 
 
 def test_without_gold_the_gold_judge_says_so(tmp_path: Path) -> None:
-    task = Arithmetic()
+    task = Arithmetic(ArithmeticTable())
     task.known = False
     court = Court(JudgeTable(kind="gold"), tmp_path, [], lambda: task, {})
     with open_judge(court) as decide:
