@@ -25,7 +25,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=max(console.width, MINIMUM_WIDTH))
-    console.print(f"\n{title}", style="bold", markup=False)
+    console.print(f"\n{title}", style="bold", markup=False, soft_wrap=True)
     table = RichTable()
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], (int, float, type(None))) for row in listed)

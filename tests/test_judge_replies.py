@@ -131,4 +131,4 @@ def test_the_command_judges_an_experiment_with_the_task_it_names(
     write_cell(experiment, "untrained", answers("base"))
     write_cell(experiment, "other", answers("other"))
     run_and_show(experiment)
-    assert "judge: gold_endpoint against base" in capsys.readouterr().out
+    assert "judge: gold_endpoint against untrained" in capsys.readouterr().out

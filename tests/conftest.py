@@ -1,0 +1,80 @@
+"""Fixtures: small offline experiments that are made once a session by the real stages, and the place of shared data.
+
+The suite runs on two processes of one thread. Tests that share a run are marked with the same `xdist_group`, so that a
+run is made once; the cache of taught bases is shared by all processes through REWARDLADDER_CACHE.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.loader import Experiment, load_experiment
+
+ROOT = Path(__file__).parent.parent
+SHARED_DATA = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+SMALL_ADVICE = (
+    "tasks.n_train_prompts=300",
+    "tasks.n_held_out_prompts=80",
+    "tasks.n_dev_prompts=24",
+    "tasks.n_eval_prompts=60",
+    "tasks.n_train_pairs=1500",
+    "tasks.n_held_out_pairs=300",
+    "rm.max_steps=24",
+    "rm.per_device_train_batch_size=48",
+    "rm.ladder=[55, 60]",
+    "rm.ladder_tolerance=20",
+    "rm.save_steps=10",
+    "rm.n_selection_pairs=null",
+    "policy.max_steps=6",
+    "policy.dev_every=3",
+    "policy.save_steps=3",
+    "policy.prompts_per_step=4",
+    "policy.num_generations=4",
+    "judge.resamples=500",
+)
+"""The demo with fewer prompts and steps: every stage runs for real, in seconds, and learns little."""
+
+
+def small_experiment(runs_dir: Path, *overrides: str) -> Experiment:
+    """The demo experiment made small, in a folder of its own."""
+    return load_experiment(ROOT / "configs" / "demo.yaml", [f"runs_dir={runs_dir}", *SMALL_ADVICE, *overrides])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cache of taught bases for all test processes and runs."""
+    root = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        root = root.parent
+    before = os.environ.get("REWARDLADDER_CACHE")
+    os.environ["REWARDLADDER_CACHE"] = str(root / "bases")
+    yield
+    if before is None:
+        del os.environ["REWARDLADDER_CACHE"]
+    else:
+        os.environ["REWARDLADDER_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A small experiment with its task and its ladder made; tests must not change its folders."""
+    import calibration.stage
+    import rm.stage
+
+    experiment = small_experiment(tmp_path_factory.mktemp("small") / "runs", "name=small")
+    rm.stage.run(experiment)
+    calibration.stage.run(experiment)
+    return experiment
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the project; tests that need it are skipped where it is absent."""
+    if not SHARED_DATA.exists():
+        pytest.skip(f"the real data are not at {SHARED_DATA}; name their folder in SHARED_DATA")
+    return SHARED_DATA
