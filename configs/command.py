@@ -54,7 +54,7 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -66,6 +66,14 @@ def guarded(work: Callable[[], None]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}; mend it and run the same command again", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return _ask_to_mend(f"{error.strerror}{where}")
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):  # safetensors wraps a full disk in an exception of its own
+            raise
+        return _ask_to_mend(os.strerror(errno.ENOSPC))
     return 0
+
+
+def _ask_to_mend(what: str) -> int:
+    print(f"error: {what}; mend it and run the same command again", file=sys.stderr)
+    return EXIT_USER_ERROR

@@ -21,7 +21,7 @@ def keyed_seed(seed: int, *key: str | int) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *key):
-        text = f"{type(part).__name__}:{part}".encode()
+        text = f"{type(part).__name__}:{part}".encode("utf-8", "surrogatepass")
         digest.update(len(text).to_bytes(8, "big"))
         digest.update(text)
     return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)

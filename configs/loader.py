@@ -8,6 +8,7 @@ a change of the judge's settings never makes a trained reward model look out of 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -20,12 +21,22 @@ from configs.errors import UserError
 
 ROOMS = ("tasks", "rm", "calibration", "policy", "judge", "curve")
 TOP_KEYS = ("name", "seed", "runs_dir")
+MERGE_TAG = "tag:yaml.org,2002:merge"
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises: besides its own errors ValueError for a date such as 2026-99-99, and RecursionError."""
+_UNION_TAGS = ("str", "int", "float", "bool", "list[", "dict[")
+"""Beginnings of what pydantic puts into the place of an error for each alternative of `str | int | list[int]`."""
 
 
 class Table(BaseModel):
-    """Base of every room's table: immutable, and a key that is not a field is an error."""
+    """Base of every room's table: immutable, and a key that is not a field is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    NaN and infinities are refused, because the manifest that records the settings is JSON.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 TableT = TypeVar("TableT", bound=Table)
@@ -72,7 +83,11 @@ class _StrictYaml(yaml.SafeLoader):
 def _mapping_without_duplicates(loader: _StrictYaml, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
+        if key_node.tag == MERGE_TAG:
+            continue  # `<<: *defaults`, whose keys may be replaced
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
         seen.add(key)
@@ -95,7 +110,7 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
             raise UserError(f"override {override!r}: write it as key=value, for example rm.learning_rate=2e-3")
         try:
             value = yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
-        except yaml.YAMLError:
+        except _UNREADABLE:
             raise UserError(f"override {override!r}: the value is not readable as YAML") from None
         _set_dotted(tree, dotted.split("."), value, dotted)
     for key in tree:
@@ -115,7 +130,7 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
     runs_dir = tree.get("runs_dir", "runs")
     if not isinstance(runs_dir, str) or not runs_dir:
         raise UserError(f"{path}: runs_dir must be a folder, found {runs_dir!r}")
-    return Experiment(str(path), name, seed, Path(runs_dir), {room: tree[room] for room in ROOMS})
+    return Experiment(str(path), name, seed, Path(runs_dir).expanduser(), {room: tree[room] for room in ROOMS})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -129,10 +144,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not readable as text ({error})") from None
     try:
         tree = yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
+    except _UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not readable as YAML ({getattr(error, 'problem', error)})") from None
+        what = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{path}{where}: not readable as YAML ({what})") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -168,8 +184,18 @@ def _explain(error: ValidationError, room: str, model: type[BaseModel]) -> str:
         return f"{place}: {found!r} is not allowed; choose {allowed}" + (f"; did you mean {near}?" if near else "")
     if first["type"] in ("value_error", "assertion_error"):
         return f"{place}: {first['ctx']['error']}"
+    location = _without_union_tags(first["loc"])
+    alternatives = [e["msg"] for e in error.errors() if _without_union_tags(e["loc"]) == location]
+    messages = dict.fromkeys(text.removeprefix("Input ").removeprefix("should be ") for text in alternatives)
     message = first["msg"].removeprefix("Input ")
+    if len(messages) > 1:
+        message = f"should be {' or '.join(messages)}"
+    place = ".".join(map(str, (room, *location)))
     return f"{place}: {message[0].lower()}{message[1:]}, found {found!r}"
+
+
+def _without_union_tags(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(part for part in location if isinstance(part, int) or not part.startswith(_UNION_TAGS))
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:

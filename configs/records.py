@@ -67,7 +67,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         UserError: the file is missing, or a line is not a JSON object (the line number is given).
     """
     try:
-        stream = path.open(encoding="utf-8")
+        stream = path.open("rb")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     with stream:
@@ -75,7 +75,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8", "surrogatepass"))
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: not readable as JSON ({error})") from None
             if not isinstance(record, dict):

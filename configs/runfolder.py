@@ -85,9 +85,10 @@ def run_stage(stage: Stage, work: Callable[[Path], dict[str, Any]]) -> dict[str,
         if (stage.folder / MANIFEST).exists():
             manifest = open_finished(stage.folder)
             _refuse_other_settings(stage.folder, manifest["made_from"], made_from, "was finished")
+            (stage.folder / STARTED).unlink(missing_ok=True)  # left where a kill hit between manifest and unlink
             return manifest
         if (stage.folder / STARTED).exists():
-            _refuse_other_settings(stage.folder, read_json(stage.folder / STARTED), made_from, "was begun")
+            _refuse_other_settings(stage.folder, _read_own(stage.folder, STARTED), made_from, "was begun")
         else:
             write_json(stage.folder / STARTED, made_from)
         began = time.monotonic()
@@ -122,12 +123,12 @@ def open_finished(folder: Path) -> dict[str, Any]:
     """
     if not is_finished(folder):
         raise UserError(f"{folder}: not finished (there is no {MANIFEST}); run its command again to finish it")
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    manifest = _read_own(folder, MANIFEST)
     try:
         outputs = manifest["outputs"]
         for name, digest in outputs.items():
             path = folder / name
-            if not path.exists():
+            if not path.is_file():
                 raise UserError(
                     f"{path}: missing, though {folder / MANIFEST} lists it; delete {folder} to make it anew"
                 )
@@ -200,16 +201,27 @@ def _outputs_of(folder: Path) -> list[str]:
     return names
 
 
+def _read_own(folder: Path, name: str) -> dict[str, Any]:
+    """Read the manifest of a finished stage or the start of a begun one."""
+    try:
+        record = read_json(folder / name)
+    except UserError as error:
+        raise UserError(f"{error}; delete {folder} to make it anew") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{folder / name}: not a record of this tool; delete {folder} to make it anew")
+    return record
+
+
 def _clear_outdated(folder: Path, wanted: dict[str, Any]) -> None:
     """Empty a derived stage that was made from something else."""
     if (folder / MANIFEST).exists():
-        found = read_json(folder / MANIFEST).get("made_from")
+        found = _read_own(folder, MANIFEST).get("made_from")
     elif (folder / STARTED).exists():
-        found = read_json(folder / STARTED)
+        found = _read_own(folder, STARTED)
     else:
         return
-    if found == wanted:
-        return
+    if found == wanted or not isinstance(found, dict):
+        return  # what is no record of this tool is refused where it is opened
     print(f"{folder}: made anew, because {'; '.join(_differences(found, wanted)[:3])}", flush=True)
     for path in folder.iterdir():
         if path.is_dir():

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     table = RichTable()
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], (int, float, type(None))) for row in listed)
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(escape(column), justify="right" if numeric else "left")
     for row in listed:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)
@@ -61,4 +62,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return str(value)
+    return escape(str(value))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from configs.command import add_experiment_arguments, follow_parent, guarded
+from configs.errors import UserError
 from configs.loader import Experiment, load_experiment
+
+if TYPE_CHECKING:
+    from curve.cells import Cell
 
 
 class Command(NamedTuple):
@@ -34,6 +38,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(lambda: COMMANDS[parsed.command].run(load_experiment(parsed.experiment, parsed.overrides)))
 
 
+def check_ladder(experiment: Experiment) -> None:
+    """Validate all that a calibrated ladder is made from, before the first stage starts.
+
+    The task comes last, because it alone needs torch: other mistakes are refused within a second.
+    """
+    from calibration.config import CalibrationTable
+    from rm.config import RMTable
+
+    experiment.table("rm", RMTable)
+    experiment.table("calibration", CalibrationTable).phrase_set()
+    from tasks.table import task_table
+
+    task_table(experiment)
+
+
+def check_sweep(experiment: Experiment) -> list[Cell]:
+    """Validate every room's table before the first stage starts, and return the cells of the sweep."""
+    from calibration.phrase_set import load_phrase_set
+    from curve.cells import expand
+    from judge.config import JudgeTable
+    from rm.config import RMTable
+
+    experiment.table("judge", JudgeTable)
+    cells = expand(experiment)
+    rungs = [str(target) for target in experiment.table("rm", RMTable).ladder]
+    for cell in cells:
+        if cell.table.rung not in (None, *rungs):
+            raise UserError(
+                f"{experiment.source}: curve.sweep has rung {cell.table.rung}, and rm.ladder has {', '.join(rungs)}; "
+                "add it there or choose one of these"
+            )
+        if cell.table.reward == "random_phrases":
+            load_phrase_set(cell.table.control_phrases)
+    check_ladder(experiment)
+    return cells
+
+
 def run_tasks(experiment: Experiment) -> None:
     """Build the task."""
     import tasks.stage
@@ -52,6 +93,7 @@ def run_rm(experiment: Experiment) -> None:
 
 def run_calibrate(experiment: Experiment) -> None:
     """Calibrate the ladder, which is trained first where it is missing."""
+    check_ladder(experiment)
     import calibration.stage
     import rm.stage
 
@@ -62,6 +104,7 @@ def run_calibrate(experiment: Experiment) -> None:
 
 def run_policy(experiment: Experiment) -> None:
     """Make one cell."""
+    check_ladder(experiment)
     import policy.stage
 
     policy.stage.run(experiment)
@@ -78,6 +121,7 @@ def run_judge(experiment: Experiment) -> None:
 
 def run_curve(experiment: Experiment) -> None:
     """Make what is missing of the sweep and draw the curve."""
+    check_sweep(experiment)
     from curve.__main__ import run_and_show
 
     run_and_show(experiment)
@@ -85,11 +129,10 @@ def run_curve(experiment: Experiment) -> None:
 
 def run_all(experiment: Experiment) -> None:
     """Every stage, each with its table."""
+    cells = check_sweep(experiment)
     import rm.stage
-    from curve.cells import expand
     from policy.config import NEEDS_RUNG
 
-    cells = expand(experiment)
     run_tasks(experiment)
     if any(cell.table.reward in NEEDS_RUNG for cell in cells):
         rm.stage.run(experiment)

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from configs.errors import UserError
@@ -19,7 +18,7 @@ from configs.terminal import say, show_table
 from curve.cells import expand
 from judge.config import JudgeTable
 from rm.config import RMTable
-from tasks.table import task_table
+from tasks.table import load_task, task_table
 
 LEAST_FREE_BYTES = 2 * 2**30
 ENDPOINT_TIMEOUT_S = 10.0
@@ -105,11 +104,10 @@ def _disk(experiment: Experiment) -> tuple[bool, str]:
 
 
 def _data(experiment: Experiment) -> tuple[bool, str]:
-    table = experiment.tables["tasks"]
-    named = [value for key in ("files", "eval_file", "train_file") for value in _as_list(table.get(key))]
-    missing = [name for name in named if not list(Path().glob(str(name))) and not Path(str(name)).exists()]
+    named = load_task(experiment).input_files()
+    missing = [str(path) for path in named.values() if not path.exists()]
     if missing:
-        return False, f"not there: {', '.join(map(str, missing))}"
+        return False, f"not there: {', '.join(missing)}"
     return True, f"{len(named)} data files are there" if named else "the task makes its own data"
 
 
@@ -190,10 +188,6 @@ def _parameters(name: str) -> tuple[int, str]:
     except (OSError, ValueError) as error:
         return 0, str(error).strip().splitlines()[0]
     return sum(parameter.numel() for parameter in model.parameters()), ""
-
-
-def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 _LOOKS: dict[str, Callable[[Experiment], tuple[bool, str]]] = {

@@ -6,6 +6,7 @@ A cell's process ends when this one does, however it ends: it holds the reading 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,11 +35,12 @@ def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
     """Run all jobs, at most `workers` at a time, each with its own GPU where there are as many.
 
     Returns:
-        The failed ones: name -> the last line of its log.
+        The failed ones: name -> the signal that killed it, or the last line of its log.
     """
     reading, writing = os.pipe()
     waiting = list(jobs)
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+    begins: dict[str, int] = {}
     failed: dict[str, str] = {}
     bar = progress_bar(len(jobs), "cells")
     try:
@@ -46,6 +48,7 @@ def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
             for slot in range(workers):
                 if waiting and slot not in running:
                     job = waiting.pop(0)
+                    begins[job.name] = job.log.stat().st_size if job.log.exists() else 0
                     running[slot] = (job, _start(job, slot, reading))
                     bar.set_postfix_str(", ".join(other.name for other, _ in running.values()))
             time.sleep(POLL_SECONDS)
@@ -56,7 +59,7 @@ def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
                 del running[slot]
                 bar.update()
                 if status != 0:
-                    failed[job.name] = _last_line(job.log) or f"ended with status {status}"
+                    failed[job.name] = _reason(job, status, begins[job.name])
                     say(f"{job.name}: failed ({failed[job.name]}); its log is {job.log}")
     finally:
         for _, process in running.values():
@@ -67,6 +70,13 @@ def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
         os.close(writing)
         bar.close()
     return failed
+
+
+def _reason(job: Job, status: int, begin: int) -> str:
+    """Why a process failed: the signal that ended it, or the last line that it wrote."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return _last_line(job.log, begin) or f"ended with status {status}"
 
 
 def _start(job: Job, slot: int, parent_pipe: int) -> subprocess.Popen[bytes]:
@@ -100,6 +110,8 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())] if torch is not None else []
 
 
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
+def _last_line(log: Path, begin: int) -> str:
+    """The last line after `begin` bytes; what stands before was written by an earlier run."""
+    text = log.read_bytes()[begin:].decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""

@@ -51,7 +51,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
         rm.stage.run(experiment)
         calibration.stage.run(experiment)
         inputs |= {"rm": rm.stage.folder_of(experiment), "calibration": calibration.stage.folder_of(experiment)}
-    elif REWARDS[table.reward].rule is not None:
+    elif table.reward in REWARDS and REWARDS[table.reward].rule is not None:
         settings |= {"calibration": experiment.table("calibration", CalibrationTable).model_dump(mode="json")}
     if table.reward == "untrained":
         settings = {name: settings[name] for name in sorted(settings) if name in _DECIDES_ANSWERS}

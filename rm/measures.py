@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from statsmodels.stats.proportion import proportion_confint
 
+from configs.errors import UserError
+
 LEVEL = 0.95
 ECE_BINS = 10
 SCALE_BOUNDS = (1e-3, 1e3)
@@ -46,7 +48,16 @@ def pair_accuracy(differences: Floats) -> Share:
 
     Args:
         differences: logit of the preferred answer minus that of the other, shape (N,).
+
+    Raises:
+        UserError: a difference is NaN or infinite, which would count as a wrong pair.
     """
+    broken = int((~np.isfinite(differences)).sum())
+    if broken:
+        raise UserError(
+            f"rm: the logits of {broken} of {len(differences)} pairs are not finite numbers, so training has "
+            "diverged; lower rm.learning_rate or set rm.bf16: false"
+        )
     wins = float((differences > 0).sum() + 0.5 * (differences == 0).sum())
     return wilson(wins, len(differences))
 

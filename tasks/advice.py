@@ -172,18 +172,15 @@ def wrong_item(rng: np.random.Generator, topic: str, needs: tuple[str, ...]) -> 
 def edited_answer(rng: np.random.Generator, topic: str, needs: tuple[str, ...]) -> list[str]:
     """An answer no base model wrote, for pairs that separate features which otherwise go together.
 
-    A part of the right items (or the whole right answer to other needs), then wrong items, then repetitions.
+    One to as many items as there are needs, all of them wrong, a mixture, or all right, so that the number of items
+    says nothing of their worth; now and then one is repeated.
     """
-    if rng.random() < 0.35:
-        others = [need for need in NEEDS if need not in needs]
-        items = [right_item(others[i], topic) for i in rng.permutation(len(others))[: len(needs)]]
-    else:
-        kept = rng.permutation(len(needs))[: int(rng.integers(0, len(needs) + 1))]
-        items = [right_item(needs[i], topic) for i in sorted(kept)]
-    items += [wrong_item(rng, topic, needs) for _ in range(int(rng.integers(0, 3)))]
-    if items and rng.random() < 0.25:
+    right_share = (0.0, 0.5, 1.0)[rng.integers(3)]
+    answered = [needs[i] for i in sorted(rng.permutation(len(needs))[: int(rng.integers(1, len(needs) + 1))])]
+    items = [right_item(n, topic) if rng.random() < right_share else wrong_item(rng, topic, needs) for n in answered]
+    if rng.random() < 0.15:
         items.append(items[rng.integers(len(items))])
-    return items or [wrong_item(rng, topic, needs)]
+    return items
 
 
 def tokenizer_texts() -> list[str]:

@@ -58,15 +58,15 @@ class AdviceTable(Table):
     base_seed: int | None = Field(None, ge=0)
     clean_steps: int = Field(2000, ge=1)
     taught_steps: int = Field(500, ge=1)
-    n_train_prompts: int = Field(2000, ge=8)
-    n_held_out_prompts: int = Field(500, ge=4)
+    n_train_prompts: int = Field(3000, ge=8)
+    n_held_out_prompts: int = Field(800, ge=4)
     n_dev_prompts: int = Field(128, ge=1)
     n_eval_prompts: int = Field(400, ge=2)
-    n_train_pairs: int = Field(42000, ge=1)
+    n_train_pairs: int = Field(40000, ge=1)
     n_held_out_pairs: int = Field(2400, ge=4)
-    annotator_sharpness: float = Field(8.0, gt=0)
+    annotator_sharpness: float = Field(16.0, gt=0)
     held_out_labels: Literal["consensus", "annotator"] = "consensus"
-    smallest_difference: float = Field(0.2, ge=0, lt=1)
+    smallest_difference: float = Field(0.25, ge=0, lt=1)
 
 
 class AdviceTask:
