@@ -47,6 +47,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     tasks.stage.run(experiment)
     inputs = {"tasks": tasks.stage.folder_of(experiment)}
     settings: dict[str, Any] = table.model_dump(mode="json", exclude=set(DOES_NOT_DECIDE))
+    settings["seed"] = experiment.seed if table.seed is None else table.seed
     if table.reward in NEEDS_RUNG:
         rm.stage.run(experiment)
         calibration.stage.run(experiment)

@@ -7,12 +7,19 @@ size, another order or a resumed run gives the same answers, up to rounding in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from configs.terminal import progress_bar
 from tasks.records import Message
@@ -50,6 +57,19 @@ class KeyedGumbel(LogitsProcessor):
         return scaled_BV - noise_BV.log().to(scaled_BV.device)
 
 
+@contextlib.contextmanager
+def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode and no generation settings of the model's own, which would bend the draws, for one block."""
+    was_training, own = model.training, model.generation_config
+    model.eval()
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        model.train(was_training)
+
+
 @torch.inference_mode()
 def sample(
     model: PreTrainedModel,
@@ -79,14 +99,14 @@ def sample(
     Returns:
         N completions in the order of `chats`.
     """
+    if not chats:
+        return []
     texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     sampled: list[Sampled | None] = [None] * len(rows)
     pad, eos = int(tokenizer.pad_token_id), int(tokenizer.eos_token_id)
-    was_training = model.training
-    model.eval()
-    with progress_bar(len(rows), what) as bar:
+    with _plain_generation(model), progress_bar(len(rows), what) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             width = max(len(rows[i]) for i in chosen)
@@ -112,6 +132,4 @@ def sample(
                 kept = tokens[: tokens.index(eos)] if finished else tokens
                 sampled[i] = Sampled(tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), not finished)
             bar.update(len(chosen))
-    if was_training:
-        model.train()
     return [item for item in sampled if item is not None]

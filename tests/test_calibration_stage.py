@@ -260,7 +260,7 @@ def test_the_command(tmp_path: Path) -> None:
     failed = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1
-    assert "run `rewardladder rm" in failed.stderr
+    assert "tasks.task is missing" in failed.stderr  # the ladder is missing, and there is no task to make it from
     _ladder(load_experiment(source).folder)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "calibration: rule rpr, phrases advice" in done.stdout

@@ -196,12 +196,10 @@ def test_sampling_leaves_the_model_and_the_global_generator_as_they_were(
     model.eval()
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="tasks.sampling does not look whether there are prompts")
 def test_no_prompts_no_answers(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> None:
     assert sample(model, tokenizer, [], [], 4) == []
 
 
-@pytest.mark.xfail(strict=True, reason="tasks.sampling leaves model.generation_config in force")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_generation_settings_that_come_with_a_model_do_not_bend_the_draws(
     model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, temperature: float

@@ -1,0 +1,1 @@
+"""Golden trajectories: numbers of the small runs as text, and what writes them."""
