@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from tqdm import tqdm
 
 T = TypeVar("T")
-MINIMUM_WIDTH = 110
+MINIMUM_WIDTH = 150
 
 
 def say(line: str) -> None:
