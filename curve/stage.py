@@ -107,7 +107,8 @@ def draw_curve(experiment: Experiment, cells: Sequence[Cell], missing: Sequence[
 def show(experiment: Experiment) -> None:
     """Print the curve and where the figure lies."""
     folder = folder_of(experiment)
-    cells = [cell for cell in expand(experiment) if is_finished(experiment.folder / "judge" / cell.name)]
+    judged = experiment.folder / "judge"
+    cells = [c for c in expand(experiment) if is_finished(c.folder(experiment)) and is_finished(judged / c.name)]
     points: list[Point] = gather(experiment, cells)
     rows = [
         (

@@ -43,7 +43,7 @@ class PolicyTable(Table):
         cpu_threads: threads on a CPU.
     """
 
-    reward: RewardName = "raw"
+    reward: RewardName = "untrained"
     rung: str | None = None
     algorithm: Literal["grpo"] = "grpo"
     seed: int | None = Field(None, ge=0)

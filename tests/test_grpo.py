@@ -21,7 +21,6 @@ from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json, read_jsonl
 from policy.audit import COMPLETIONS_FILE, METRICS_FILE, SCHEMA
-from policy.config import PolicyTable
 from policy.stage import cell_folder
 from tests.conftest import ROOT, small_experiment
 
@@ -112,10 +111,6 @@ def test_too_few_prompts_are_refused(small: Experiment) -> None:
     cell = small.with_overrides({"policy.reward": "format", "policy.prompts_per_step": 400})
     with pytest.raises(UserError, match="400 prompts a step, but there are only 300 training prompts"):
         policy.stage.run(cell)
-
-
-def test_a_task_without_a_limit_needs_one() -> None:
-    assert PolicyTable().max_completion_length is None
 
 
 @pytest.mark.slow
