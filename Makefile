@@ -30,14 +30,14 @@ demo: install
 
 test: install
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup --cov --cov-report= --durations=15
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report= --durations=15
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(TEST_PROCESSES) -m "not slow"
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 
 golden: install
 	$(BIN)/python -m tests.golden.write

@@ -13,7 +13,7 @@ from configs.errors import UserError
 from configs.keyed import keyed_seed
 from configs.loader import Experiment
 from configs.records import read_json, write_json
-from configs.runfolder import SCRATCH, Stage, run_stage
+from configs.runfolder import MANIFEST, SCRATCH, Stage, run_stage
 from configs.terminal import interval, say, show_table
 from rm.backbone import build_reward_model
 from rm.config import RMTable
@@ -145,7 +145,7 @@ def _make_ladder(folder: Path, task_folder: Path, task: Task, table: RMTable, ex
             [pair.chosen for pair in pairs["measurement"]], [pair.rejected for pair in pairs["measurement"]]
         ),
         "n_pairs": {split: len(pairs[split]) for split in SPLITS},
-        "dropped": dropped,
+        "dropped": read_json(task_folder / MANIFEST)["summary"].get("dropped", {}) | dropped,
         "evaluations": trained.evaluations,
         "losses": trained.losses,
     }

@@ -1,7 +1,7 @@
 """Fixtures: small offline experiments that are made once a session by the real stages, and the place of shared data.
 
-The suite runs on two processes of one thread. Tests that share a run are marked with the same `xdist_group`, so that a
-run is made once; the cache of taught bases is shared by all processes through REWARDLADDER_CACHE.
+The suite runs on two processes of one thread, a test file on one of them, so that a file's run is made once; the cache
+of taught bases is shared by all processes through REWARDLADDER_CACHE.
 """
 
 from __future__ import annotations

@@ -20,8 +20,6 @@ from curve.points import COLUMNS, over_seeds
 from curve.report import findings_of
 from tests.conftest import ROOT, SMALL_ADVICE
 
-pytestmark = pytest.mark.xdist_group("curve")
-
 SWEEP = "curve.sweep=[{reward: [gold, rpr_only]}, {reward: [raw, rpr], rung: [55, 60]}]"
 
 

@@ -13,8 +13,6 @@ from configs.loader import Experiment
 from policy.stage import cell_folder
 from tests.golden.write import FOLDER, ladder_lines, policy_lines
 
-pytestmark = pytest.mark.xdist_group("policy")
-
 
 def numbers(lines: list[str]) -> list[list[float]]:
     return [

@@ -24,8 +24,6 @@ from policy.audit import COMPLETIONS_FILE, METRICS_FILE, SCHEMA
 from policy.stage import cell_folder
 from tests.conftest import ROOT, small_experiment
 
-pytestmark = pytest.mark.xdist_group("policy")
-
 
 def made(small: Experiment, **settings: Any) -> Path:
     cell = small.with_overrides({f"policy.{key}": value for key, value in settings.items()})

@@ -114,10 +114,9 @@ def test_without_gold_the_gold_judge_says_so(tmp_path: Path) -> None:
 def test_the_command_judges_an_experiment_with_the_task_it_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.test_judge_stage import answers, prompts, write_cell
-
     from configs.runfolder import Stage, run_stage
     from tasks.records import write_prompts
+    from tests.test_judge_stage import answers, prompts, write_cell
 
     path = tmp_path / "tiny.yaml"
     path.write_text(f"runs_dir: {tmp_path}\ntasks: {{task: advice}}\njudge: {{resamples: 200}}\n")

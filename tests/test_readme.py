@@ -1,0 +1,91 @@
+"""Every command that the README shows works as written, on experiments made small."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs.records import read_json
+from curve.cli import COMMANDS, main
+from tests.conftest import ROOT, SMALL_ADVICE
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SWEEP = "curve.sweep=[{reward: [raw, rpr], rung: [60]}]"
+
+
+def shown_commands() -> list[str]:
+    """The lines of the README's shell blocks, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line.partition("  #")[0].split("   #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_every_command_of_the_tool_is_shown() -> None:
+    shown = {words[1] for line in shown_commands() if (words := shlex.split(line))[0] == "rewardladder"}
+    assert set(COMMANDS) - {"run"} <= shown
+    assert "`rewardladder run configs/demo.yaml`" in README
+
+
+def test_the_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"make (\w+)", README))
+    assert {"demo", "test", "check"} <= named
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_experiment_is_listed() -> None:
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert f"`{path.name}`" in README, f"{path.name} is not in the README"
+
+
+def test_linked_files_are_there() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_stage_examples_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    ran = 0
+    for line in shown_commands():
+        words = shlex.split(line)
+        if words[0] != "rewardladder" or "configs/demo.yaml" not in words:
+            continue
+        # the README's rung 65 is rung 60 of the small ladder
+        given = [word.replace("policy.rung=65", "policy.rung=60") for word in words[1:]]
+        assert main([*given, *SMALL_ADVICE, SWEEP, f"runs_dir={tmp_path}"]) == 0, line
+        ran += 1
+    assert ran == 9
+    assert (tmp_path / "demo" / "curve" / "report.html").exists()
+
+
+def test_the_mistyped_key_is_answered_as_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    block = re.search(r"```console\n\$ rewardladder (.*)\n(error: .*)\n```", README)
+    assert block is not None
+    assert main(shlex.split(block[1])) == 2
+    assert capsys.readouterr().err.strip() == block[2]
+
+
+def test_human_pairs_train_and_report_as_described(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "rewardladder rm configs/human-pairs.yaml" in shown_commands()
+    monkeypatch.chdir(ROOT)
+    files = sorted(str(path) for path in (shared_data / "preference").glob("*.jsonl"))
+    small = ["tasks.max_pairs=240", "tasks.taught.steps=4", "tasks.taught.vocab_size=600", "rm.max_steps=4"]
+    small += ["rm.ladder_tolerance=45", "rm.cpu_threads=1", "rm.max_length=1500", f"tasks.files={files}"]
+    assert main(["rm", "configs/human-pairs.yaml", f"runs_dir={tmp_path}", *small]) == 0
+    folder = tmp_path / "human-pairs"
+    ladder = read_json(folder / "rm" / "ladder.json")
+    assert ladder["rungs"][0]["accuracy_lo"] <= ladder["rungs"][0]["accuracy"] <= ladder["rungs"][0]["accuracy_hi"]
+    assert ladder["length_baseline"]["n"] == ladder["rungs"][0]["n_pairs"] > 20
+    assert set(ladder["dropped"]) >= {"train_over_max_length", "tie", "exact_duplicate", "empty_response"}
+    assert ladder["dropped"]["tie"] > 0
+    assert shutil.disk_usage(tmp_path).free > 0
