@@ -91,6 +91,8 @@ def run_stage(stage: Stage, work: Callable[[Path], dict[str, Any]]) -> dict[str,
             _refuse_other_settings(stage.folder, _read_own(stage.folder, STARTED), made_from, "was begun")
         else:
             write_json(stage.folder / STARTED, made_from)
+        for part in stage.folder.rglob("*.part"):
+            part.unlink(missing_ok=True)  # half-written by a run that was killed; nobody else writes under this lock
         began = time.monotonic()
         summary = work(stage.folder)
         _remove_tree(stage.folder / SCRATCH)

@@ -79,8 +79,14 @@ def test_human_pairs_train_and_report_as_described(
     assert "rewardladder rm configs/human-pairs.yaml" in shown_commands()
     monkeypatch.chdir(ROOT)
     files = sorted(str(path) for path in (shared_data / "preference").glob("*.jsonl"))
-    small = ["tasks.max_pairs=240", "tasks.taught.steps=4", "tasks.taught.vocab_size=600", "rm.max_steps=4"]
-    small += ["rm.ladder_tolerance=45", "rm.cpu_threads=1", "rm.max_length=1500", f"tasks.files={files}"]
+    small = ["tasks.max_pairs=240", "tasks.taught.steps=4", "tasks.taught.vocab_size=600", "rm.max_steps=16"]
+    small += [
+        "rm.learning_rate=2e-3",
+        "rm.per_device_train_batch_size=8",
+        "rm.max_length=300",
+        "rm.max_dropped_share=1",
+    ]
+    small += ["rm.evaluation_every=8", "rm.dense_evaluation_steps=0", "rm.cpu_threads=1", f"tasks.files={files}"]
     assert main(["rm", "configs/human-pairs.yaml", f"runs_dir={tmp_path}", *small]) == 0
     folder = tmp_path / "human-pairs"
     ladder = read_json(folder / "rm" / "ladder.json")
