@@ -94,7 +94,11 @@ class MathematicsTask:
         return f"\\boxed{{{answer}}}"
 
     def build(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Write the prompts; a training problem that is also evaluated is left out and counted."""
+        """Write the prompts; a training problem that is also evaluated is left out and counted.
+
+        The grader proves itself on every row first: a problem whose own reference answer does not score 1 cannot be
+        graded, so it is left out and listed.
+        """
         table = self.table
         evaluated = load_problems(table.eval_file, "eval", table.instruction)
         known = {_problem_key(prompt) for prompt in evaluated}
@@ -110,12 +114,17 @@ class MathematicsTask:
         prompts = [
             Prompt(p.prompt_id, "dev" if i in dev else "train", p.messages, p.meta) for i, p in enumerate(kept)
         ] + evaluated
+        unprovable = [p for p in prompts if self.grade(p, self.present(p.meta["answer"])).gold != 1.0]
+        prompts = [p for p in prompts if p not in unprovable]
+        if not any(prompt.split == "eval" for prompt in prompts):
+            raise UserError(f"{table.eval_file}: no reference answer scores 1 by its own grader; look at its answers")
         write_prompts(folder, prompts)
         write_pairs(folder, [])
         return {
             "task": "mathematics",
             "problems": len(prompts),
             "train_also_evaluated_left_out": len(train) - len(kept),
+            "reference_answer_ungradable_left_out": [prompt.prompt_id for prompt in unprovable],
         }
 
 

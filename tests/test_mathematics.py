@@ -155,6 +155,18 @@ def test_the_task_on_disk(tmp_path: Path) -> None:
         MathematicsTask(MathematicsTable(eval_file=evaluated, train_file=train, n_dev_prompts=9)).build(tmp_path, 0)
 
 
+def test_a_problem_that_its_own_answer_does_not_solve_is_left_out_and_listed(tmp_path: Path) -> None:
+    rows = [{"problem": "1+1?", "answer": "2"}, {"problem": "Which?", "answer": "\\frac{"}]
+    task = MathematicsTask(MathematicsTable(eval_file=write(tmp_path / "eval.jsonl", *rows)))
+    summary = task.build(tmp_path, seed=0)
+    (unprovable,) = summary["reference_answer_ungradable_left_out"]
+    assert [p.meta["answer"] for p in read_prompts(tmp_path)] == ["2"]
+    assert unprovable not in {p.prompt_id for p in read_prompts(tmp_path)}
+    only = MathematicsTask(MathematicsTable(eval_file=write(tmp_path / "bad.jsonl", rows[1])))
+    with pytest.raises(UserError, match="no reference answer scores 1"):
+        only.build(tmp_path, seed=0)
+
+
 @needs_shared
 @pytest.mark.parametrize(
     ("name", "rows"), [("math500", 500), ("amc23", 40), ("aime24", 30), ("aime25", 30), ("gsm8k_test", 400)]
