@@ -52,12 +52,13 @@ def draw(path: Path, points: Sequence[Point], curve: Sequence[Point], title: str
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, **SVG_SETTINGS}):
         figure, axes = plt.subplots(1, len(panels), figsize=(SIZE_INCHES[0] * len(panels) / 2, SIZE_INCHES[1]))
         for axis, (column, label) in zip([axes] if len(panels) == 1 else axes, panels, strict=True):
-            _panel(axis, points, curve, column, label)
+            draw_panel = _panel if any(row["rung"] for row in curve) else _levels
+            draw_panel(axis, points, curve, column, label)
         figure.suptitle(title, fontweight="bold")
-        first = figure.axes[0]
-        handles, labels = first.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
-        figure.tight_layout(rect=(0, 0.04 + 0.045 * ((len(labels) + 3) // 4), 1, 1))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if labels:
+            figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
+        figure.tight_layout(rect=(0, 0.04 + 0.045 * ((len(labels) + 3) // 4) if labels else 0, 1, 1))
         for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             content = io.BytesIO()
             figure.savefig(content, format=ending[1:], dpi=DPI, metadata=metadata)
@@ -109,6 +110,22 @@ def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: 
     axis.set_ylabel(label)
     axis.set_ylim(-0.02, 1.02)
     axis.grid(axis="y", linewidth=0.4, alpha=0.5)
+
+
+def _levels(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: str, label: str) -> None:
+    """Without a reward model there is no accuracy to draw against: one dot a reward, with its interval."""
+    for height, row in enumerate(reversed(curve)):
+        colour, _, name = BOUNDS.get(row["reward"], ("#1b6ca8", "-", row["reward"]))
+        low, high = _interval(row, points, column)
+        if low is not None:
+            axis.plot([low, high], [height, height], color=colour, linewidth=1.4)
+        axis.plot(row[column], height, marker="o", color=colour)
+        axis.text(row[column], height + 0.14, name, color=colour, fontsize=8, ha="center", va="bottom")
+    axis.set_yticks([])
+    axis.set_ylim(-0.5, len(curve) - 0.2)
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlabel(label)
+    axis.grid(axis="x", linewidth=0.4, alpha=0.5)
 
 
 def _interval(row: Point, points: Sequence[Point], column: str) -> tuple[Any, Any]:

@@ -203,3 +203,14 @@ def test_findings_say_no_more_than_the_intervals() -> None:
     assert "do not overlap" in beside
     assert "not shown to be better" in findings_of([weak])[0]
     assert "intervals overlap" in findings_of([point("raw", "65", 0.5, 0.4, 0.6), strong])[1]
+
+
+def test_a_sweep_without_reward_models_is_drawn_as_levels(tmp_path: Path) -> None:
+    from curve.figure import draw
+
+    points = [point("untrained", None, 0.5, 0.5, 0.5), point("gold", None, 0.9, 0.85, 0.95)]
+    draw(tmp_path / "figure", points, over_seeds(points), "levels")
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert "gold reward (bound)" in drawn and "accuracy of the reward model" not in drawn
+    draw(tmp_path / "again", points, over_seeds(points), "levels")
+    assert (tmp_path / "again.svg").read_bytes() == (tmp_path / "figure.svg").read_bytes()
