@@ -88,6 +88,14 @@ def findings_of(points: Sequence[Point]) -> list[str]:
             f"{interval(point['quality'], point['quality_lo'], point['quality_hi'])} with RPR; the intervals "
             f"{'do not overlap' if apart else 'overlap'}."
         )
+        alone = judged.get(f"rpr_only-{point['algorithm']}-s{point['seed']}")
+        if alone is not None:
+            apart = point["quality_lo"] > alone["quality_hi"] or point["quality_hi"] < alone["quality_lo"]
+            sentences.append(
+                f"RPR alone, without any reward model, reaches "
+                f"{interval(alone['quality'], alone['quality_lo'], alone['quality_hi'])}; the interval of rung "
+                f"{point['rung']} with RPR {'does not overlap' if apart else 'overlaps'} it."
+            )
     return sentences
 
 

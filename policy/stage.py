@@ -14,7 +14,8 @@ from calibration.calibrator import Calibrator
 from calibration.config import CalibrationTable
 from configs.errors import UserError
 from configs.loader import Experiment
-from configs.runfolder import SCRATCH, Stage, run_stage
+from configs.records import read_json
+from configs.runfolder import MANIFEST, SCRATCH, Stage, run_stage
 from configs.terminal import say, show_table
 from policy.answers import answer_prompts, summarise, write_answers
 from policy.audit import read_metrics
@@ -50,6 +51,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     settings["seed"] = experiment.seed if table.seed is None else table.seed
     if table.reward in NEEDS_RUNG:
         rm.stage.run(experiment)
+        rm.stage.rung_folder(experiment, str(table.rung))
         calibration.stage.run(experiment)
         inputs |= {"rm": rm.stage.folder_of(experiment), "calibration": calibration.stage.folder_of(experiment)}
     elif table.reward in REWARDS and REWARDS[table.reward].rule is not None:
@@ -63,12 +65,20 @@ def run(experiment: Experiment) -> dict[str, Any]:
 def show(experiment: Experiment) -> None:
     """Print what the cell did on the dev prompts, step by step."""
     folder = cell_folder(experiment)
+    found = read_json(folder / MANIFEST)["summary"]
+    show_table(
+        f"policy: {folder.name}, answers to the eval prompts  ({folder})",
+        ("answers", "mean gold", "mean length in tokens", "well formed", "cut by the limit"),
+        [(found["n"], found["gold_mean"], found["length_mean"], found["well_formed_share"], found["truncated_share"])],
+    )
     looks = [row for row in read_metrics(folder) if "dev/length_mean" in row]
     rows = [
         (row["step"], row.get("reward"), row.get("dev/gold_mean"), row["dev/length_mean"], row["dev/well_formed_share"])
         for row in looks
     ]
-    show_table(f"policy: {folder.name}  ({folder})", ("step", "reward", "dev gold", "dev length", "well formed"), rows)
+    if rows:
+        columns = ("step", "reward", "dev gold", "dev length", "well formed")
+        show_table(f"policy: {folder.name}, on the dev prompts while it trained", columns, rows)
 
 
 def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict[str, Any]:

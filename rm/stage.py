@@ -75,7 +75,8 @@ def show(experiment: Experiment) -> None:
     length = ladder["length_baseline"]
     say(
         f"Preferring the longer answer: {interval(length['estimate'], length['lo'], length['hi'])} on the same "
-        f"{length['n']} pairs. Targets missed: {', '.join(map(str, ladder['targets_missed'])) or 'none'}."
+        f"{length['n']} pairs. Targets that no checkpoint came near on the selection pairs: "
+        f"{', '.join(map(str, ladder['targets_missed'])) or 'none'}; the accuracy above is of pairs that had no say."
     )
 
 
