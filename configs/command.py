@@ -15,6 +15,11 @@ from configs.loader import Experiment, load_experiment
 
 PARENT_PIPE_VARIABLE = "REWARDLADDER_PARENT_PIPE"
 """Number of a pipe's reading end whose writing end only the parent holds; see `follow_parent`."""
+MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""Errors of the file system that a user can mend: no space, no right, or something else where a folder should be."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -63,7 +68,7 @@ def guarded(work: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno not in MENDABLE:
             raise
         where = f" ({error.filename})" if error.filename else ""
         return _ask_to_mend(f"{error.strerror}{where}")

@@ -122,7 +122,12 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
         if not isinstance(tree[room], dict):
             raise UserError(f"{path}: {room} must be a table of keys, found {_kind(tree[room])}")
     name = tree.get("name", path.stem)
-    if not isinstance(name, str) or not name or any(c in name for c in "/\\\0") or name.startswith("."):
+    if (
+        not isinstance(name, str)
+        or not name
+        or any(c in "/\\" or not c.isprintable() for c in name)
+        or name.startswith(".")
+    ):
         raise UserError(f"{path}: name must be a plain folder name, found {name!r}")
     seed = tree.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:

@@ -94,7 +94,12 @@ def run_stage(stage: Stage, work: Callable[[Path], dict[str, Any]]) -> dict[str,
         for part in stage.folder.rglob("*.part"):
             part.unlink(missing_ok=True)  # half-written by a run that was killed; nobody else writes under this lock
         began = time.monotonic()
-        summary = work(stage.folder)
+        try:
+            summary = work(stage.folder)
+        except UserError:
+            if not _outputs_of(stage.folder) and not (stage.folder / SCRATCH).exists():
+                (stage.folder / STARTED).unlink()  # nothing was made, so other settings may be tried
+            raise
         _remove_tree(stage.folder / SCRATCH)
         outputs = {name: sha256_of_file(stage.folder / name) for name in _outputs_of(stage.folder)}
         manifest = {

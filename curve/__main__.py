@@ -3,17 +3,17 @@
 import sys
 
 from configs.command import room_command
+from configs.errors import UserError
 from configs.loader import Experiment
 from curve.stage import run, show
 
 
 def run_and_show(experiment: Experiment) -> None:
     """Make what is missing, draw the curve and print it."""
-    try:
-        run(experiment)
-    finally:
-        if (experiment.folder / "curve" / "points.csv").exists():
-            show(experiment)
+    failure = run(experiment)
+    show(experiment)
+    if failure:
+        raise UserError(failure)
 
 
 if __name__ == "__main__":

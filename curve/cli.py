@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add_experiment_arguments(own)
     parsed = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     follow_parent()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign gets a question mark
     return guarded(lambda: COMMANDS[parsed.command].run(load_experiment(parsed.experiment, parsed.overrides)))
 
 
@@ -58,10 +63,20 @@ def check_sweep(experiment: Experiment) -> list[Cell]:
     from calibration.phrase_set import load_phrase_set
     from curve.cells import expand
     from judge.config import JudgeTable
+    from policy.config import PolicyTable
     from rm.config import RMTable
 
-    experiment.table("judge", JudgeTable)
+    judge = experiment.table("judge", JudgeTable)
+    experiment.table("policy", PolicyTable)
     cells = expand(experiment)
+    names = [cell.name for cell in cells]
+    if judge.baseline not in names:
+        raise UserError(
+            f"{experiment.source}: judge.baseline {judge.baseline!r} is no cell of the sweep; "
+            f"there are {', '.join(names)}"
+        )
+    if judge.kind == "openai" and judge.api_key_env and not os.environ.get(judge.api_key_env, "").strip():
+        raise UserError(f"judge: the environment variable {judge.api_key_env} is not set, and the judge needs its key")
     rungs = [str(target) for target in experiment.table("rm", RMTable).ladder]
     for cell in cells:
         if cell.table.rung not in (None, *rungs):

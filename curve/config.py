@@ -25,7 +25,7 @@ class CurveTable(Table):
 
     sweep: list[dict[str, Scalar | list[Scalar]]] = Field(min_length=1)
     seeds: list[int] = Field([0], min_length=1)
-    workers: int = Field(2, ge=1)
+    workers: int = Field(2, ge=1, le=256)
     title: str = "How accurate must the reward model be?"
 
     @field_validator("sweep")
@@ -44,4 +44,6 @@ class CurveTable(Table):
                     )
                 if value == []:
                     raise ValueError(f"{key!r} is swept over an empty list")
+            if "reward" not in block:
+                raise ValueError(f"a block needs a reward, found {block}")
         return sweep

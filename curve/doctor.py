@@ -156,7 +156,9 @@ def _endpoint(experiment: Experiment) -> tuple[bool, str]:
     table = experiment.table("judge", JudgeTable)
     if table.kind != "openai":
         return True, "the judge is the world's gold; no endpoint is needed"
-    key = os.environ.get(table.api_key_env) if table.api_key_env else "none"
+    key = os.environ.get(table.api_key_env, "").strip() if table.api_key_env else "none"
+    if not (key.isascii() and key.isprintable()):
+        return False, f"the key in {table.api_key_env} has characters that no key has"
     if not key:
         return False, f"the environment variable {table.api_key_env} is not set"
     import openai

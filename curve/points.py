@@ -12,8 +12,9 @@ from typing import Any
 from scipy import stats
 
 from configs.loader import Experiment
-from configs.records import read_json, write_bytes
+from configs.records import read_json, read_jsonl, write_bytes
 from curve.cells import Cell
+from policy.answers import ANSWERS_FILE
 from policy.audit import read_metrics
 
 POINTS_FILE = "points.csv"
@@ -76,7 +77,7 @@ def gather(experiment: Experiment, cells: Sequence[Cell]) -> list[Point]:
 
 def _point(experiment: Experiment, cell: Cell, ladder: dict[str, Any], rung: dict[str, Any] | None) -> Point:
     judged = read_json(experiment.folder / "judge" / cell.name / "summary.json")
-    made = read_json(cell.folder(experiment) / "manifest.json")["summary"]
+    answers = list(read_jsonl(cell.folder(experiment) / ANSWERS_FILE))
     looks = [row["dev/gold_mean"] for row in read_metrics(cell.folder(experiment)) if "dev/gold_mean" in row]
     known = all(look is not None for look in looks) and bool(looks)
     trained = cell.table.reward != "untrained"
@@ -95,7 +96,7 @@ def _point(experiment: Experiment, cell: Cell, ladder: dict[str, Any], rung: dic
         "rm_on_policy_accuracy": rung["on_policy_accuracy"] if rung else None,
         "rm_spread_per_prompt": rung["score_spread_per_prompt"] if rung else None,
         **{name: judged.get(name) for name in COLUMNS[COLUMNS.index("quality") : COLUMNS.index("well_formed_share")]},
-        "well_formed_share": made["well_formed_share"],
+        "well_formed_share": sum(row["status"] == "ok" for row in answers) / len(answers),
         "dev_gold_peak": max(looks) if known else None,
         "dev_gold_final": looks[-1] if known else None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import rm.stage
 import tasks.stage
 from configs.errors import UserError
 from configs.loader import Experiment
-from configs.records import write_bytes
+from configs.records import sha256_of_record, write_bytes
 from configs.runfolder import Stage, is_finished, run_stage
 from configs.terminal import interval, say, show_table
 from curve.cells import Cell, expand
@@ -28,7 +29,7 @@ from curve.workers import LOG_FILE, Job, run_side_by_side
 from policy.config import NEEDS_RUNG
 
 ROOM = "curve"
-EXPERIMENT_FILE = "experiment.yaml"
+EXPERIMENTS_FOLDER = "experiments"
 
 
 def folder_of(experiment: Experiment) -> Path:
@@ -36,11 +37,14 @@ def folder_of(experiment: Experiment) -> Path:
     return experiment.folder / ROOM
 
 
-def run(experiment: Experiment) -> None:
+def run(experiment: Experiment) -> str | None:
     """Make what is missing of the whole sweep and draw the curve.
 
+    Returns:
+        What to say of cells that failed, where the curve could be drawn from the others; else None.
+
     Raises:
-        UserError: the sweep means nothing, or cells failed; the curve is then drawn from the others.
+        UserError: the sweep means nothing, or nothing can be drawn.
     """
     cells = expand(experiment)
     failed = run_cells(experiment, cells)
@@ -52,10 +56,11 @@ def run(experiment: Experiment) -> None:
             judge.stage.judge_cell(experiment, cell.name, sitting)
     draw_curve(experiment, made, sorted(failed))
     if failed:
-        raise UserError(
+        return (
             f"{len(failed)} of {len(cells)} cells failed ({', '.join(sorted(failed))}); the curve is drawn from the "
             f"others, and the same command tries them again; their logs are in {experiment.folder / 'policy'}"
         )
+    return None
 
 
 def run_cells(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, str]:
@@ -64,17 +69,25 @@ def run_cells(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, str]:
     if any(cell.table.reward in NEEDS_RUNG for cell in cells):
         rm.stage.run(experiment)
         calibration.stage.run(experiment)
-    source = experiment.folder / EXPERIMENT_FILE
-    write_bytes(source, describe(experiment).encode())
+    # named by its content: another run with other settings in this folder must not change what our cells read
+    text = describe(experiment)
+    source = experiment.folder / EXPERIMENTS_FOLDER / f"{sha256_of_record(text)[:16]}.yaml"
+    write_bytes(source, text.encode())
     jobs = []
     for cell in cells:
         if is_finished(cell.folder(experiment)):
             policy.stage.run(cell.experiment(experiment))
             continue
-        overrides = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in cell.overrides.items()]
-        command = [sys.executable, "-m", "policy", str(source), *overrides]
+        overrides = [f"{key}={json.dumps(value)}" for key, value in cell.overrides.items()]
+        command = [sys.executable, "-P", "-m", "policy", str(source), *overrides]
         jobs.append(Job(cell.name, command, cell.folder(experiment) / LOG_FILE, cell.table.cpu_threads))
-    return run_side_by_side(jobs, experiment.table(ROOM, CurveTable).workers) if jobs else {}
+    if not jobs:
+        return {}
+    failed = run_side_by_side(jobs, experiment.table(ROOM, CurveTable).workers)
+    for cell in cells:
+        if cell.name not in failed:
+            policy.stage.run(cell.experiment(experiment))  # finished, so this only checks that it is what was asked for
+    return failed
 
 
 def describe(experiment: Experiment) -> str:

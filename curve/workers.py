@@ -86,6 +86,8 @@ def _start(job: Job, slot: int, parent_pipe: int) -> subprocess.Popen[bytes]:
         "OMP_NUM_THREADS": str(job.threads),
         PARENT_PIPE_VARIABLE: str(parent_pipe),
         "PYTHONUNBUFFERED": "1",
+        # the rooms must be ours, whatever lies in the working directory
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *_given_paths()]),
     }
     gpus = _gpus()
     if gpus:
@@ -99,6 +101,10 @@ def _start(job: Job, slot: int, parent_pipe: int) -> subprocess.Popen[bytes]:
             env=environment,
             pass_fds=(parent_pipe,),
         )
+
+
+def _given_paths() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _gpus() -> list[str]:

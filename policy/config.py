@@ -44,7 +44,7 @@ class PolicyTable(Table):
     """
 
     reward: RewardName = "untrained"
-    rung: str | None = None
+    rung: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,40}$")
     algorithm: Literal["grpo"] = "grpo"
     seed: int | None = Field(None, ge=0)
     model_name_or_path: str | None = None
@@ -64,7 +64,7 @@ class PolicyTable(Table):
     bf16: bool = False
     max_steps: int = Field(60, ge=1)
     max_completion_length: int | None = Field(None, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=100)
     beta: float = Field(0.0, ge=0)
     epsilon: float = Field(0.2, gt=0)
     epsilon_high: float | None = Field(None, gt=0)
@@ -80,7 +80,7 @@ class PolicyTable(Table):
     eval_top_p: float = Field(1.0, gt=0, le=1)
     eval_top_k: int = Field(0, ge=0)
     generation_batch_size: int = Field(128, ge=1)
-    cpu_threads: int = Field(1, ge=1)
+    cpu_threads: int = Field(1, ge=1, le=1024)
 
     @model_validator(mode="before")
     @classmethod

@@ -68,7 +68,7 @@ class RMTable(Table):
     n_reference_samples: int = Field(4, ge=1)
     eval_batch_tokens: int = Field(16384, ge=64)
     save_steps: int = Field(100, ge=1)
-    cpu_threads: int = Field(1, ge=1)
+    cpu_threads: int = Field(1, ge=1, le=1024)
 
     @field_validator("ladder")
     @classmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 import tasks.stage
 from configs.errors import UserError
@@ -22,7 +22,7 @@ from rm.measures import length_accuracy
 from rm.rung import ReferenceAnswer, write_rung
 from rm.scorer import encode_answer
 from rm.training import train_ladder, weights_in_place
-from tasks.base_folder import base_path, load_causal_model
+from tasks.base_folder import base_path, load_causal_model, load_tokenizer
 from tasks.records import PreferencePair, Prompt, Task, read_pairs, read_prompts
 from tasks.sampling import sample
 from tasks.table import load_task
@@ -97,9 +97,7 @@ def _make_ladder(folder: Path, task_folder: Path, task: Task, table: RMTable, ex
     prepare_torch(table.cpu_threads)
     seed = experiment.seed if table.seed is None else table.seed
     base = table.model_name_or_path or str(base_path(task_folder))
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(base)
     pairs, encoded, dropped = _encode_pairs(read_pairs(task_folder), task, tokenizer, table)
     reference, reference_name = _reference_answers(task, task_folder, pairs, table, experiment.seed)
     reference_ids = [

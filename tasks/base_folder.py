@@ -67,20 +67,32 @@ def save_base(folder: Path, base: TaughtBase) -> None:
             shutil.copyfile(path, target / path.name)
 
 
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; where it has no token for padding, the end token pads.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the model {name_or_path!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def load_causal_model(name_or_path: str, **settings: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal model and its tokenizer from a folder or, where there is one, a model hub.
 
     Raises:
         UserError: it cannot be loaded (the folder is incomplete, or the hub is not reachable).
     """
+    tokenizer = load_tokenizer(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=settings.pop("dtype", "float32"), **settings)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"the model {name_or_path!r} cannot be loaded: {first}") from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        raise UserError(f"the model {name_or_path!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     return model, tokenizer
 
 

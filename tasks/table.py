@@ -28,7 +28,7 @@ def task_table(experiment: Experiment) -> Table:
         UserError: `tasks.task` is missing or unknown, or a key of its table is wrong.
     """
     name = experiment.tables["tasks"].get("task")
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         found = "is missing" if name is None else f"is {name!r}"
         raise UserError(f"{experiment.source}: tasks.task {found}; choose {', '.join(TASKS)}")
     return experiment.table("tasks", TASKS[name].table)
@@ -36,7 +36,8 @@ def task_table(experiment: Experiment) -> Table:
 
 def load_task(experiment: Experiment) -> Task:
     """The task of an experiment; its graders work without anything on disk."""
-    return TASKS[experiment.tables["tasks"].get("task", "")].make(task_table(experiment))
+    table = task_table(experiment)
+    return TASKS[experiment.tables["tasks"]["task"]].make(table)
 
 
 TASKS = {
