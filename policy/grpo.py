@@ -244,7 +244,15 @@ def train_grpo(
     if checkpoint is None:
         metrics.path.unlink(missing_ok=True)
         metrics.rows.clear()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except RuntimeError as error:
+        if "probability tensor" not in str(error):
+            raise
+        raise UserError(
+            f"policy: the policy's probabilities are no numbers any more at step {trainer.state.global_step}; lower "
+            "policy.learning_rate"
+        ) from None
     audit.merge(folder / COMPLETIONS_FILE, table.max_steps)
     return trainer.model
 

@@ -12,6 +12,7 @@ can be killed belong around `compare`.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,8 @@ def load_problems(path: Path, split: PromptSplit, instruction: str = INSTRUCTION
 def reference_answer(value: Any) -> str | None:
     """The answer column as text: `27.0` is 27, a GSM8K solution is what follows its `####`; None if there is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -10,7 +10,6 @@ say "malformed" mean a broken file; the others are rows that are well written an
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -208,8 +207,8 @@ def _preference(value: Any) -> float:
         raise RowProblem("no_preference", "overall_preference is null")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RowProblem("wrong_type", f"overall_preference must be a number, found {type(value).__name__}")
-    if not math.isfinite(value) or abs(value) > LARGEST_PREFERENCE:
-        raise RowProblem("preference_out_of_range", f"overall_preference must be in -3..3, found {value}")
+    if not abs(value) <= LARGEST_PREFERENCE:  # NaN compares with nothing; a huge whole number has no float
+        raise RowProblem("preference_out_of_range", f"overall_preference must be in -3..3, found {str(value)[:20]}")
     return float(value)
 
 
@@ -220,7 +219,7 @@ def _individual(value: Any) -> tuple[float, ...]:
     return tuple(
         float(score)
         for score in scores
-        if isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score)
+        if isinstance(score, (int, float)) and not isinstance(score, bool) and abs(score) <= LARGEST_PREFERENCE
     )
 
 

@@ -138,3 +138,9 @@ def test_a_killed_cell_goes_on_and_ends_the_same(small: Experiment, rpr_cell: Pa
     for name in (METRICS_FILE, "answers.jsonl"):
         assert (cell / name).read_bytes() == (rpr_cell / name).read_bytes()
     assert pq.read_table(cell / COMPLETIONS_FILE).equals(pq.read_table(rpr_cell / COMPLETIONS_FILE))
+
+
+def test_probabilities_that_overflow_are_one_line(small: Experiment) -> None:
+    cell = small.with_overrides({"policy.reward": "length", "policy.learning_rate": 1e30})
+    with pytest.raises(UserError, match=r"the loss is NaN|no numbers any more|lower policy\.learning_rate"):
+        policy.stage.run(cell)

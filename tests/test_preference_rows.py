@@ -131,3 +131,13 @@ def test_a_reason_is_either_a_broken_file_or_an_unusable_row() -> None:
 def test_a_response_of_a_megabyte_is_read() -> None:
     row = read_row({**HS3, "response1": "x" * 2**20}, "helpsteer3")
     assert len(row.chosen) == 1048576
+
+
+def test_a_number_too_large_for_a_float_is_counted_and_stops_nothing() -> None:
+    from tasks.preference_rows import RowProblem, read_row
+
+    row = {"context": [{"role": "user", "content": "q"}], "response1": "a", "response2": "b"}
+    with pytest.raises(RowProblem, match="must be in -3..3"):
+        read_row({**row, "overall_preference": 10**400}, "helpsteer3")
+    kept = read_row({**row, "overall_preference": 1, "individual_preference": [10**400, 2]}, "helpsteer3")
+    assert kept.preference == 1
