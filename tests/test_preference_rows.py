@@ -137,7 +137,7 @@ def test_a_number_too_large_for_a_float_is_counted_and_stops_nothing() -> None:
     from tasks.preference_rows import RowProblem, read_row
 
     row = {"context": [{"role": "user", "content": "q"}], "response1": "a", "response2": "b"}
-    with pytest.raises(RowProblem, match="must be in -3..3"):
+    with pytest.raises(RowProblem, match=r"must be in -3\.\.3"):
         read_row({**row, "overall_preference": 10**400}, "helpsteer3")
     kept = read_row({**row, "overall_preference": 1, "individual_preference": [10**400, 2]}, "helpsteer3")
     assert kept.preference == 1
