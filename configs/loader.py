@@ -8,14 +8,14 @@ a change of the judge's settings never makes a trained reward model look out of 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from configs.errors import UserError
 
@@ -31,12 +31,22 @@ _UNION_TAGS = ("str", "int", "float", "bool", "list[", "dict[")
 class Table(BaseModel):
     """Base of every room's table: immutable, and a key that is not a field is an error.
 
-    NaN and infinities are refused, because the manifest that records the settings is JSON.
+    NaN and infinities are refused, because the manifest that records the settings is JSON; so is `true` for a number,
+    which Python would take for 1.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        leaves = _leaves(cls.model_fields[str(info.field_name)].annotation)
+        found = _truth_value_in(value)
+        if found is not None and leaves & {int, float} and not any(map(_takes_truth_value, leaves)):
+            raise ValueError(f"should be a number, found {str(found).lower()}")
+        return value
 
 
 TableT = TypeVar("TableT", bound=Table)
@@ -76,6 +86,25 @@ class Experiment:
         return Experiment(self.source, self.name, self.seed, self.runs_dir, tables)
 
 
+def _leaves(annotation: Any) -> set[Any]:
+    """The types and literal values that an annotation is made of: `list[int | None]` -> {int, NoneType}."""
+    arguments = get_args(annotation)
+    return set().union(*map(_leaves, arguments)) if arguments else {annotation}
+
+
+def _takes_truth_value(leaf: Any) -> bool:
+    """Whether a field with this type may hold `true`: itself, or in a table with validators of its own."""
+    return leaf in (bool, Any, object) or (isinstance(leaf, type) and issubclass(leaf, BaseModel))
+
+
+def _truth_value_in(value: Any) -> bool | None:
+    """The first `true` or `false` in a value, its lists and its tables; None where there is none."""
+    if isinstance(value, bool):
+        return value
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return next((found for found in map(_truth_value_in, inside) if found is not None), None)
+
+
 class _StrictYaml(yaml.SafeLoader):
     """YAML without duplicate keys: the second of two would silently win."""
 
@@ -97,6 +126,15 @@ def _mapping_without_duplicates(loader: _StrictYaml, node: yaml.MappingNode) -> 
 _StrictYaml.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML; a key that stands twice is an error.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: it is not readable.
+    """
+    return yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
+
+
 def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:
     """Read `path` and apply overrides such as `rm.learning_rate=2e-3` or `seed=1`.
 
@@ -105,13 +143,7 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
     """
     tree = _read_yaml(path)
     for override in overrides or []:
-        dotted, equals, text = override.partition("=")
-        if not equals or not dotted:
-            raise UserError(f"override {override!r}: write it as key=value, for example rm.learning_rate=2e-3")
-        try:
-            value = yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
-        except _UNREADABLE:
-            raise UserError(f"override {override!r}: the value is not readable as YAML") from None
+        dotted, value = _read_override(override)
         _set_dotted(tree, dotted.split("."), value, dotted)
     for key in tree:
         if key not in (*TOP_KEYS, *ROOMS):
@@ -133,9 +165,42 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError(f"{path}: seed must be a whole number of at least 0, found {seed!r}")
     runs_dir = tree.get("runs_dir", "runs")
-    if not isinstance(runs_dir, str) or not runs_dir:
+    if not isinstance(runs_dir, str) or not runs_dir or "\0" in runs_dir:
         raise UserError(f"{path}: runs_dir must be a folder, found {runs_dir!r}")
     return Experiment(str(path), name, seed, Path(runs_dir).expanduser(), {room: tree[room] for room in ROOMS})
+
+
+def read_words(words: Sequence[str], model: type[TableT], command: str) -> tuple[list[str], TableT]:
+    """A tool's arguments: paths, and settings written `key=value`, in any order.
+
+    A word with `=` is a setting where it begins like a key and no such file exists.
+
+    Raises:
+        UserError: an unknown key or a value that is not allowed.
+    """
+    paths: list[str] = []
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and key.replace(".", "_").isidentifier() and not Path(word).exists():
+            dotted, value = _read_override(word)
+            _set_dotted(settings, dotted.split("."), value, dotted)
+        else:
+            paths.append(word)
+    try:
+        return paths, model.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(f"{command}: {_explain(error, '', model)}") from None
+
+
+def _read_override(override: str) -> tuple[str, Any]:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"override {override!r}: write it as key=value, for example rm.learning_rate=2e-3")
+    try:
+        return dotted, parse_yaml(text)
+    except _UNREADABLE:
+        raise UserError(f"override {override!r}: the value is not readable as YAML") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -145,10 +210,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         near = _near(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else None
         hint = f"; did you mean {path.parent / near}?" if near else ""
         raise UserError(f"{path}: there is no such file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as text ({error})") from None
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the path
+        place = str(path).replace("\0", "\\0")
+        raise UserError(f"{place}: not readable as text ({error})") from None
     try:
-        tree = yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
+        tree = parse_yaml(text)
     except _UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -176,7 +242,7 @@ def _set_dotted(tree: dict[str, Any], keys: list[str], value: Any, dotted: str) 
 def _explain(error: ValidationError, room: str, model: type[BaseModel]) -> str:
     """One sentence for the first complaint of pydantic, in the words of the YAML file."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in (room, *first["loc"]))
+    place = ".".join(str(part) for part in (room, *first["loc"]) if part != "")
     found = first.get("input")
     if first["type"] == "extra_forbidden":
         owner = _model_at(model, first["loc"][:-1])
@@ -195,7 +261,7 @@ def _explain(error: ValidationError, room: str, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Input ")
     if len(messages) > 1:
         message = f"should be {' or '.join(messages)}"
-    place = ".".join(map(str, (room, *location)))
+    place = ".".join(str(part) for part in (room, *location) if part != "")
     return f"{place}: {message[0].lower()}{message[1:]}, found {found!r}"
 
 

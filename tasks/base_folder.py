@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from configs.errors import UserError
 from configs.records import sha256_of_record
 from configs.runfolder import MANIFEST, Stage, run_stage
+from tasks.base_reference import follow_reference
 from tasks.records import BASE_FOLDER
 
 CACHE_VARIABLE = "REWARDLADDER_CACHE"
@@ -82,6 +90,18 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """Load a model's configuration; no code of its own is run.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the model {name_or_path!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+
+
 def load_causal_model(name_or_path: str, **settings: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal model and its tokenizer from a folder or, where there is one, a model hub.
 
@@ -103,12 +123,12 @@ def describe_template(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def base_path(task_folder: Path) -> Path:
-    """Where a finished task keeps its base model.
+    """Where the base model of a finished task lies: in its own folder, or where a reference in it says.
 
     Raises:
-        UserError: the task has no base of its own.
+        UserError: the task has no base, or the model it refers to is gone or another one.
     """
     path = task_folder / BASE_FOLDER
     if not path.exists():
         raise UserError(f"{task_folder}: holds no base model; name one as rm.model_name_or_path")
-    return path
+    return follow_reference(path)

@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 from configs.errors import UserError
 from configs.loader import Table
 from configs.records import sha256_of_record
-from tasks.base_folder import cached_base, describe_template, load_causal_model, save_base
+from tasks.base_folder import cached_base, describe_template, load_config, load_tokenizer, save_base
+from tasks.base_reference import count_parameters, locate_model, write_reference
 from tasks.records import BASE_FOLDER, PreferencePair
 from tasks.tiny_base import Demonstration, Phase, build_model, build_tokenizer, teach
 
@@ -70,7 +71,7 @@ def write_base(
         UserError: the named model cannot be loaded, or has no chat template.
     """
     if base != TAUGHT:
-        return _copy_named(folder, base)
+        return _refer_to_named(folder, base)
     texts = sha256_of_record([[pair.messages, pair.chosen, pair.rejected] for pair in pairs])
     recipe = {"preference": table.model_dump(mode="json"), "texts": texts, "seed": seed}
     taught = cached_base(folder.parent, recipe, lambda: _teach(table, pairs, seed))
@@ -78,24 +79,24 @@ def write_base(
     return {"base": TAUGHT, **taught.summary}
 
 
-def _copy_named(folder: Path, name: str) -> dict[str, Any]:
-    """Load a causal model and save it beside the pairs, so that the run stands alone.
+def _refer_to_named(folder: Path, name: str) -> dict[str, Any]:
+    """Check a causal model and refer to it from the run folder; its weights stay where they are and are not loaded.
 
     Weights are taken from safetensors only: no pickle is ever loaded.
     """
     advice = "name a folder that holds a causal model and its tokenizer, or write tasks.base: taught"
     try:
-        model, tokenizer = load_causal_model(name, dtype="auto", use_safetensors=True)
+        place = locate_model(name)
+        tokenizer = load_tokenizer(str(place))
+        architectures = load_config(str(place)).architectures or []
     except UserError as error:
         raise UserError(f"tasks.base: {error}; {advice}") from None
-    architectures = model.config.architectures or []
     if not any(kind.endswith(CAUSAL_ENDINGS) for kind in architectures):
         raise UserError(f"tasks.base: {name!r} is a {', '.join(architectures)}, which cannot continue a text; {advice}")
     if tokenizer.chat_template is None:
         raise UserError(f"tasks.base: the tokenizer of {name!r} has no chat template; use a chat model's folder")
-    model.save_pretrained(folder / BASE_FOLDER)
-    tokenizer.save_pretrained(folder / BASE_FOLDER)
-    return {"base": name, "parameters": model.num_parameters(), **describe_template(tokenizer)}
+    write_reference(folder / BASE_FOLDER, name, place)
+    return {"base": name, "parameters": count_parameters(place), **describe_template(tokenizer)}
 
 
 def _teach(table: TaughtTable, pairs: Sequence[PreferencePair], seed: int) -> tuple[Any, Any, dict[str, Any]]:

@@ -6,10 +6,8 @@ broken file (cut, not what its name says) does, because nobody knows what was in
 
 from __future__ import annotations
 
-import glob
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,22 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from tasks.preference_fields import MALFORMED, RowProblem
 from tasks.preference_rows import (
     HELPSTEER3_COLUMNS,
-    MALFORMED,
+    OTHER_COLUMNS,
     PAIR_COLUMNS,
     PreferenceRow,
-    RowProblem,
     Schema,
     detect_schema,
     read_row,
 )
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 ROWS_LOOKED_AT = 100
 """A file's schema is that of the first of these rows that has one."""
 MIN_ROWS_FOR_SHARE = 20
 """In a smaller file one broken row would already be more than the allowed share."""
+LONGEST_SHOWN = 200
+"""Characters of column names in a message."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +61,6 @@ class SourceRows:
     dropped: list[Dropped]
 
 
-def resolve_files(patterns: Sequence[str]) -> list[Path]:
-    """The files that paths and globs name, each once, in the order of the patterns and sorted within one.
-
-    Raises:
-        UserError: a pattern matches nothing, or a file is of no known format.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        matches = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))  # noqa: PTH207, PTH111 - any root
-        if not matches:
-            raise UserError(f"tasks.files: {pattern!r} matches no file; name .jsonl, .jsonl.gz or .parquet files")
-        for path in map(Path, matches):
-            if path.is_dir() or not path.name.endswith(SUFFIXES):
-                raise UserError(f"tasks.files: {path} is not a {', '.join(SUFFIXES)} file")
-            found[path] = None
-    return list(found)
-
-
 def read_file(path: Path, schema: Schema | None, max_malformed_share: float) -> SourceRows:
     """All rows of a file.
 
@@ -90,8 +71,10 @@ def read_file(path: Path, schema: Schema | None, max_malformed_share: float) -> 
     return read_records(str(path), records, schema, max_malformed_share)
 
 
-def read_dataset(name: str, config: str | None, schema: Schema | None, max_malformed_share: float) -> list[SourceRows]:
-    """All published splits of a dataset on a hub; they are pooled, because splits are made anew by prompt.
+def read_dataset(
+    name: str, config: str | None, schema: Schema | None, max_malformed_share: float, where: str = "tasks.dataset"
+) -> list[SourceRows]:
+    """All published splits of a dataset on a hub, each as one source `name:split`.
 
     Raises:
         UserError: the dataset cannot be loaded.
@@ -103,8 +86,8 @@ def read_dataset(name: str, config: str | None, schema: Schema | None, max_malfo
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"tasks.dataset: {name!r} cannot be loaded ({first}); without a network, fetch its files elsewhere and "
-            f"name them as tasks.files"
+            f"{where}: {name!r} cannot be loaded ({first}); without a network, fetch its files elsewhere and name "
+            f"them instead of the dataset"
         ) from None
     return [
         read_records(f"{name}:{split}", enumerate(rows, start=1), schema, max_malformed_share)
@@ -147,14 +130,22 @@ def read_records(
 
 def _schema_of(file: str, records: Sequence[dict[str, Any] | RowProblem]) -> Schema:
     readable = [record for record in records if not isinstance(record, RowProblem)]
+    problem = next((record for record in records if isinstance(record, RowProblem)), None)
     for record in readable:
         schema = detect_schema(record)
         if schema:
             return schema
-    columns = ", ".join(sorted(readable[0])) if readable else "no readable row"
+    if not readable:
+        raise UserError(f"{file}: no readable row among the first {len(records)} ({problem}); is it JSON Lines?")
+    found = ", ".join(sorted(map(str, readable[0])))[:LONGEST_SHOWN]
+    if any("feedback" in column for column in readable[0]) and "context" in readable[0]:
+        raise UserError(
+            f"{file}: rows of HelpSteer3's feedback or edit sets (found {found}), which hold no preferences; "
+            f"take its preference set (dataset_config: preference, or the folder preference/)"
+        )
+    needed = [HELPSTEER3_COLUMNS, PAIR_COLUMNS, *OTHER_COLUMNS.values()]
     raise UserError(
-        f"{file}: of no known schema (found {columns}); needed are {', '.join(HELPSTEER3_COLUMNS)}, "
-        f"or {', '.join(PAIR_COLUMNS)} and perhaps prompt"
+        f"{file}: of no known schema (found {found}); needed are {'; or '.join(', '.join(names) for names in needed)}"
     )
 
 
@@ -172,7 +163,7 @@ def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowProblem
 
 def _json_record(content: bytes) -> dict[str, Any] | RowProblem:
     try:
-        record = json.loads(content)
+        record = json.loads(content.decode("utf-8-sig", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         return RowProblem("unreadable_json", str(error))
     return record if isinstance(record, dict) else RowProblem("not_an_object", f"found {type(record).__name__}")
@@ -185,9 +176,21 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowProb
     try:
         line = 0
         for batch in parquet.ParquetFile(path).iter_batches():
-            for record in batch.to_pylist():
+            for record in _batch_records(batch):
                 line += 1
                 yield line, record
     except (pyarrow.ArrowException, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None
+
+
+def _batch_records(batch: Any) -> Iterator[dict[str, Any] | RowProblem]:
+    """The rows of a batch; texts that are not UTF-8 (a writer may not have checked) make only their row unreadable."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(batch.num_rows):
+            try:
+                yield from batch.slice(place, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                yield RowProblem("not_unicode", f"not UTF-8 ({error.reason})")

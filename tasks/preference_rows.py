@@ -2,37 +2,42 @@
 
     helpsteer3   context, response1, response2, overall_preference (-3..3, negative: response1 is better, 0: a tie)
     hh-rlhf      chosen, rejected: whole transcripts "\\n\\nHuman: … \\n\\nAssistant: …" (Bai et al. 2022)
-    trl          prompt, chosen, rejected, each a text or a list of messages; without `prompt`, it is what both share
+    trl          prompt, chosen, rejected, each a text or a list of messages; without `prompt`, it is what both share;
+                 perhaps `margin`, or `score_chosen` and `score_rejected` (UltraFeedback binarized; equal: a tie)
+    ultrafeedback  instruction, completions, each with a response and an overall_score (Cui et al. 2023): the best
+                 against the worst, one pair a row; the first of several equal ones; all equal: a tie
+    llmbar       input, output_1, output_2, label (1 or 2: the better one; Zeng et al. 2024); `subset` is the domain
 
-A row that cannot be used raises `RowProblem` with a reason from `REASONS`; nothing is guessed or mended. Reasons that
-say "malformed" mean a broken file; the others are rows that are well written and still teach nothing.
+Scores of a model judge are not graded preferences of people, so they become a margin in the data's own units and never
+a strength. `domain` and `language` are kept where a row of any schema has them. A row that cannot be used raises
+`RowProblem` with a reason from `preference_fields.REASONS`; nothing is guessed or mended.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tasks.preference_fields import (
+    RowProblem,
+    column_of,
+    demand_unicode,
+    individual_of,
+    label_of,
+    messages_of,
+    preference_of,
+    score_of,
+    text_of,
+)
 from tasks.records import Message
 
-Schema = Literal["helpsteer3", "hh-rlhf", "trl"]
+Schema = Literal["helpsteer3", "hh-rlhf", "trl", "ultrafeedback", "llmbar"]
 
-LARGEST_PREFERENCE = 3
-ROLES = ("system", "user", "assistant")
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 HH_LAST_TURN = "\n\nAssistant:"
-
-
-class RowProblem(Exception):
-    """Why a row is not used: a key of `REASONS`, and what was found."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class PreferenceRow:
         strength: |preference| where the data grade it; None where they only say which is better, and for a tie.
         individual: the preferences of single annotators, with the sign of `preference`; empty where not given.
         domain, language: as in the data; `general` and `english` where not given.
+        margin: score of `chosen` minus score of `rejected`, where the data have scores.
     """
 
     messages: list[Message]
@@ -55,22 +61,31 @@ class PreferenceRow:
     individual: tuple[float, ...] = ()
     domain: str = "general"
     language: str = "english"
+    margin: float | None = None
 
     @property
     def chosen(self) -> str:
-        """The preferred answer."""
-        return self.responses[0 if self.preference < 0 else 1]
+        """The preferred answer; of a tie the first."""
+        return self.responses[0 if self.preference <= 0 else 1]
 
     @property
     def rejected(self) -> str:
         """The other answer."""
-        return self.responses[1 if self.preference < 0 else 0]
+        return self.responses[1 if self.preference <= 0 else 0]
+
+    @property
+    def individual_for_chosen(self) -> list[float]:
+        """The preferences of single annotators, above 0 where they favour `chosen`."""
+        return [score if self.preference > 0 else 0.0 - score for score in self.individual]
 
 
 def detect_schema(record: dict[str, Any]) -> Schema | None:
     """The schema whose columns a row has; None where it is none of them."""
     if all(column in record for column in HELPSTEER3_COLUMNS):
         return "helpsteer3"
+    for schema, columns in OTHER_COLUMNS.items():
+        if all(column in record for column in columns):
+            return schema
     if all(column in record for column in PAIR_COLUMNS):
         chosen = record["chosen"]
         transcript = isinstance(chosen, str) and HH_TURN.match(chosen) is not None
@@ -85,10 +100,15 @@ def read_row(record: dict[str, Any], schema: Schema) -> PreferenceRow:
         RowProblem: the row cannot be used.
     """
     row = READERS[schema](record)
+    row = replace(
+        row,
+        domain=label_of(record.get("domain"), row.domain),
+        language=label_of(record.get("language"), row.language),
+    )
     for message in row.messages:
-        _demand_unicode(message["content"], "the prompt")
+        demand_unicode(message["content"], "the prompt")
     for response in row.responses:
-        _demand_unicode(response, "a response")
+        demand_unicode(response, "a response")
     if not any(message["content"].strip() for message in row.messages):
         raise RowProblem("empty_prompt", "the prompt has no text")
     if row.messages[-1]["role"] != "user":
@@ -104,22 +124,20 @@ def _read_helpsteer3(record: dict[str, Any]) -> PreferenceRow:
     for column in HELPSTEER3_COLUMNS:
         if column not in record:
             raise RowProblem("missing_column", f"there is no {column}")
-    preference = _preference(record["overall_preference"])
+    preference = preference_of(record["overall_preference"])
     return PreferenceRow(
-        messages=_messages(record["context"], "context"),
-        responses=(_text(record["response1"], "response1"), _text(record["response2"], "response2")),
+        messages=messages_of(record["context"], "context"),
+        responses=(text_of(record["response1"], "response1"), text_of(record["response2"], "response2")),
         preference=preference,
         strength=abs(preference) or None,
-        individual=_individual(record.get("individual_preference")),
-        domain=_label(record.get("domain"), "general"),
-        language=_label(record.get("language"), "english"),
+        individual=individual_of(record.get("individual_preference")),
     )
 
 
 def _read_hh_rlhf(record: dict[str, Any]) -> PreferenceRow:
     """The answer is the last Assistant turn; what stands before it must be the same on both sides."""
-    chosen_prompt, chosen = _split_transcript(_pair_column(record, "chosen"))
-    rejected_prompt, rejected = _split_transcript(_pair_column(record, "rejected"))
+    chosen_prompt, chosen = _split_transcript(column_of(record, "chosen"))
+    rejected_prompt, rejected = _split_transcript(column_of(record, "rejected"))
     if chosen_prompt != rejected_prompt:
         raise RowProblem("prompts_differ", "chosen and rejected differ before the last Assistant turn")
     parts = HH_TURN.split(chosen_prompt)
@@ -133,17 +151,29 @@ def _read_hh_rlhf(record: dict[str, Any]) -> PreferenceRow:
 
 def _read_trl(record: dict[str, Any]) -> PreferenceRow:
     """TRL's preference formats, standard and conversational, with an explicit or an implicit prompt."""
-    chosen, rejected, prompt = _pair_column(record, "chosen"), _pair_column(record, "rejected"), record.get("prompt")
-    if isinstance(chosen, str) and isinstance(rejected, str):
-        if prompt is None:
-            shared, chosen, rejected = _split_shared_text(chosen, rejected)
-            messages = [{"role": "user", "content": shared}]
-        elif isinstance(prompt, str):
-            messages = [{"role": "user", "content": prompt}]
-        else:
-            messages = _messages(prompt, "prompt")
-        return PreferenceRow(messages, (chosen, rejected), -1.0, None)
-    sides = _messages(chosen, "chosen"), _messages(rejected, "rejected")
+    chosen, rejected, prompt = column_of(record, "chosen"), column_of(record, "rejected"), record.get("prompt")
+    texts = isinstance(chosen, str) and isinstance(rejected, str)
+    read = _trl_texts if texts else _trl_chats
+    messages, responses = read(prompt, chosen, rejected)
+    scores = score_of(record, "score_chosen"), score_of(record, "score_rejected")
+    if scores[0] is None or scores[1] is None:
+        return PreferenceRow(messages, responses, -1.0, None, margin=score_of(record, "margin"))
+    if scores[0] < scores[1]:
+        raise RowProblem("scores_contradict", f"chosen has the score {scores[0]:g}, rejected {scores[1]:g}")
+    margin = scores[0] - scores[1]
+    return PreferenceRow(messages, responses, -1.0 if margin else 0.0, None, margin=margin)
+
+
+def _trl_texts(prompt: Any, chosen: str, rejected: str) -> tuple[list[Message], tuple[str, str]]:
+    if prompt is None:
+        shared, chosen, rejected = _split_shared_text(chosen, rejected)
+        return [{"role": "user", "content": shared}], (chosen, rejected)
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages_of(prompt, "prompt")
+    return messages, (chosen, rejected)
+
+
+def _trl_chats(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Message], tuple[str, str]]:
+    sides = messages_of(chosen, "chosen"), messages_of(rejected, "rejected")
     shared_turns = 0
     while shared_turns < min(map(len, sides)) - 1 and sides[0][shared_turns] == sides[1][shared_turns]:
         shared_turns += 1
@@ -154,15 +184,61 @@ def _read_trl(record: dict[str, Any]) -> PreferenceRow:
     if isinstance(prompt, str):
         messages = messages or [{"role": "user", "content": prompt}]
     elif prompt is not None:
-        stated = _messages(prompt, "prompt")
+        stated = messages_of(prompt, "prompt")
         messages = messages if messages[: len(stated)] == stated else stated + messages
     if not messages:
         raise RowProblem("empty_prompt", "chosen and rejected share no turn and there is no prompt")
-    return PreferenceRow(messages, (answers[0][0]["content"], answers[1][0]["content"]), -1.0, None)
+    return messages, (answers[0][0]["content"], answers[1][0]["content"])
+
+
+def _read_ultrafeedback(record: dict[str, Any]) -> PreferenceRow:
+    """The best completion against the worst, in the order of the file; completions without a score are left out."""
+    instruction, completions = (
+        text_of(column_of(record, "instruction"), "instruction"),
+        column_of(record, "completions"),
+    )
+    if not isinstance(completions, Sequence) or isinstance(completions, str):
+        raise RowProblem("wrong_type", f"completions must be a list, found {type(completions).__name__}")
+    scored = []
+    for completion in completions:
+        if not isinstance(completion, dict):
+            raise RowProblem("wrong_type", f"a completion must be an object, found {type(completion).__name__}")
+        score = score_of(completion, "overall_score")
+        if score is not None:
+            scored.append((score, text_of(column_of(completion, "response"), "response")))
+    if len(scored) < 2:
+        raise RowProblem("too_few_completions", f"{len(scored)} of {len(completions)} completions have a score")
+    scores = [score for score, _ in scored]
+    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    margin = scores[best] - scores[worst]
+    first, second = sorted((best, worst)) if margin else (0, 1)
+    preference = 0.0 if not margin else -1.0 if best < worst else 1.0
+    messages = [{"role": "user", "content": instruction}]
+    return PreferenceRow(messages, (scored[first][1], scored[second][1]), preference, None, margin=margin)
+
+
+def _read_llmbar(record: dict[str, Any]) -> PreferenceRow:
+    label = column_of(record, "label")
+    if label is None:
+        raise RowProblem("no_preference", "label is null")
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise RowProblem("wrong_type", f"label must be 1 or 2, found {type(label).__name__}")
+    if label not in (1, 2):
+        raise RowProblem("preference_out_of_range", f"label must be 1 or 2, found {str(label)[:20]}")
+    return PreferenceRow(
+        messages=[{"role": "user", "content": text_of(column_of(record, "input"), "input")}],
+        responses=(
+            text_of(column_of(record, "output_1"), "output_1"),
+            text_of(column_of(record, "output_2"), "output_2"),
+        ),
+        preference=-1.0 if label == 1 else 1.0,
+        strength=None,
+        domain=label_of(record.get("subset"), "general"),
+    )
 
 
 def _split_transcript(transcript: Any) -> tuple[str, str]:
-    text = _text(transcript, "chosen or rejected")
+    text = text_of(transcript, "chosen or rejected")
     before, marker, last = text.rpartition(HH_LAST_TURN)
     if not marker:
         raise RowProblem("not_a_transcript", "there is no Assistant turn")
@@ -179,89 +255,19 @@ def _split_shared_text(chosen: str, rejected: str) -> tuple[str, str, str]:
     return chosen[:shared].rstrip(), chosen[shared:], rejected[shared:]
 
 
-def _pair_column(record: dict[str, Any], column: str) -> Any:
-    if column not in record:
-        raise RowProblem("missing_column", f"there is no {column}")
-    return record[column]
-
-
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise RowProblem("wrong_type", f"{column} must be a text, found {type(value).__name__}")
-    return value
-
-
-def _messages(value: Any, column: str) -> list[Message]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise RowProblem("wrong_type", f"{column} must be a list of messages, found {type(value).__name__}")
-    messages = []
-    for turn in value:
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str) or turn.get("role") not in ROLES:
-            raise RowProblem("wrong_type", f"{column}: a message needs a content and a role of {', '.join(ROLES)}")
-        messages.append({"role": turn["role"], "content": turn["content"]})
-    return messages
-
-
-def _preference(value: Any) -> float:
-    if value is None:
-        raise RowProblem("no_preference", "overall_preference is null")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RowProblem("wrong_type", f"overall_preference must be a number, found {type(value).__name__}")
-    if not abs(value) <= LARGEST_PREFERENCE:  # NaN compares with nothing; a huge whole number has no float
-        raise RowProblem("preference_out_of_range", f"overall_preference must be in -3..3, found {str(value)[:20]}")
-    return float(value)
-
-
-def _individual(value: Any) -> tuple[float, ...]:
-    """The scores of single annotators; those that are not numbers are left out, as `overall_preference` decides."""
-    entries = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    scores = [entry.get("score") if isinstance(entry, dict) else entry for entry in entries]
-    return tuple(
-        float(score)
-        for score in scores
-        if isinstance(score, (int, float)) and not isinstance(score, bool) and abs(score) <= LARGEST_PREFERENCE
-    )
-
-
-def _label(value: Any, default: str) -> str:
-    return value if isinstance(value, str) and value else default
-
-
-def _demand_unicode(text: str, what: str) -> None:
-    """A lone surrogate cannot be encoded, so no tokenizer could read the text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RowProblem("not_unicode", f"{what} holds a lone surrogate at character {error.start}") from None
-
-
 HELPSTEER3_COLUMNS = ("context", "response1", "response2", "overall_preference")
 PAIR_COLUMNS = ("chosen", "rejected")
 
-READERS = {"helpsteer3": _read_helpsteer3, "hh-rlhf": _read_hh_rlhf, "trl": _read_trl}
+OTHER_COLUMNS: dict[Schema, tuple[str, ...]] = {
+    "ultrafeedback": ("instruction", "completions"),
+    "llmbar": ("input", "output_1", "output_2", "label"),
+}
+"""Schemas that are known by their columns alone."""
 
-MALFORMED = (
-    "unreadable_json",
-    "not_an_object",
-    "missing_column",
-    "wrong_type",
-    "preference_out_of_range",
-    "not_unicode",
-    "not_a_transcript",
-)
-"""Reasons that mean a broken file; too large a share of them stops the run."""
-UNUSABLE = (
-    "no_preference",
-    "tie",
-    "empty_prompt",
-    "prompt_not_open",
-    "prompts_differ",
-    "empty_response",
-    "same_response",
-    "exact_duplicate",
-    "near_duplicate",
-    "near_held_out_prompt",
-    "over_max_pairs",
-)
-"""Reasons that are a choice of this tool or a fact of the data."""
-REASONS = (*MALFORMED, *UNUSABLE)
+READERS: dict[Schema, Callable[[dict[str, Any]], PreferenceRow]] = {
+    "helpsteer3": _read_helpsteer3,
+    "hh-rlhf": _read_hh_rlhf,
+    "trl": _read_trl,
+    "ultrafeedback": _read_ultrafeedback,
+    "llmbar": _read_llmbar,
+}

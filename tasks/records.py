@@ -51,9 +51,13 @@ class PreferencePair:
         messages: the chat up to the answer.
         chosen: the preferred answer, without reasoning.
         rejected: the other one.
-        strength: how strongly it is preferred, in 1..3 as in HelpSteer3; None where the data do not say.
+        strength: how strongly it is preferred, above 0 and at most 3 as in HelpSteer3; 0.0 for a tie, whose `chosen` is
+            only the first answer of the data and counts in no accuracy; None where the data do not say.
         gold_chosen: true utility of `chosen` in 0..1 where a world knows it; `gold_rejected` likewise.
         domain: for example `general` or `code`; `language` likewise.
+        individual: the preferences of single annotators in -3..3, above 0 for `chosen`; empty where not given.
+        source: the file and the line it came from, for example `train.jsonl:12`; empty for a world's pairs.
+        margin: score of `chosen` minus score of `rejected` in the data's own units; None where the data have no scores.
     """
 
     pair_id: str
@@ -67,6 +71,9 @@ class PreferencePair:
     gold_rejected: float | None = None
     domain: str = "general"
     language: str = "english"
+    individual: list[float] = field(default_factory=list)
+    source: str = ""
+    margin: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from tasks.duplicates import (
-    NEAR_JACCARD,
     Compared,
     Duplicate,
-    NearIndex,
     chat_text,
+    contradicts,
     conversation_key,
     find_duplicates,
-    jaccard,
     near_a_protected,
-    near_groups,
-    normal_form,
-    shingles,
+    one_word_apart,
 )
+from tasks.near_texts import NEAR_JACCARD, jaccard, normal_form, shingles
 from tasks.records import Message
 
 WORDS = tuple(f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("lar", "nim", "t", "sk", "roz"))
@@ -30,33 +29,6 @@ def asked(text: str) -> list[Message]:
 
 def prose(rng: np.random.Generator, words: int) -> str:
     return " ".join(WORDS[i] for i in rng.integers(len(WORDS), size=words))
-
-
-def brute_shingles(text: str) -> set[str]:
-    return {text[i : i + 9] for i in range(max(1, len(text) - 8))} if text else set()
-
-
-def test_jaccard_of_shingles_worked_by_hand() -> None:
-    # "abcdefghij" has abcdefghi, bcdefghij; "abcdefghik" has abcdefghi, bcdefghik: one of three is shared.
-    assert jaccard(shingles("abcdefghij"), shingles("abcdefghik")) == pytest.approx(1 / 3)
-    assert jaccard(shingles("abc"), shingles("abc")) == 1.0
-    assert jaccard(shingles("abc"), shingles("abd")) == 0.0
-    assert jaccard(shingles(""), shingles("")) == 1.0
-    assert jaccard(shingles(""), shingles("abc")) == 0.0
-
-
-def test_hashed_jaccard_equals_jaccard_of_string_sets() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        first = prose(rng, int(rng.integers(1, 40)))
-        second = first[: int(rng.integers(len(first) + 1))] + prose(rng, int(rng.integers(0, 10)))
-        a, b = brute_shingles(first), brute_shingles(second)
-        assert jaccard(shingles(first), shingles(second)) == pytest.approx(len(a & b) / len(a | b))
-
-
-def test_normal_form_ignores_white_space_case_and_compatibility_forms() -> None:
-    assert normal_form("  Hello\tWORLD \n ﬁne") == "helloworldfine"
-    assert normal_form("x-1") != normal_form("x+1")
 
 
 def test_exact_duplicates_with_and_without_swapped_sides() -> None:
@@ -104,35 +76,70 @@ def test_a_planted_leak_is_found_exactly_and_nearly() -> None:
     assert len(near) >= 95
 
 
-def test_candidates_are_found_as_often_as_the_docstring_says() -> None:
-    rng = np.random.default_rng(2)
-    index, wanted = NearIndex(), {}
-    for name in range(400):
-        words = prose(rng, 80).split(" ")
-        index.add(name, normal_form(" ".join(words)))
-        words[int(rng.integers(80))] = prose(rng, 1)
-        changed = " ".join(words)
-        if jaccard(shingles(normal_form(changed)), shingles(index.forms[name])) >= NEAR_JACCARD:
-            wanted[name] = changed
-    missed = sum(index.find(normal_form(changed)) != name for name, changed in wanted.items())
-    assert len(wanted) > 300
-    assert missed <= 0.02 * len(wanted)
-
-
-def test_groups_do_not_chain() -> None:
+def test_near_rows_do_not_chain() -> None:
     rng = np.random.default_rng(3)
-    words = prose(rng, 100).split(" ")
+    words, other = prose(rng, 100).split(" "), prose(rng, 30)
     chain = []
     for step in range(30):
-        chain.append(" ".join(words))
+        chain.append(Compared(asked("what then?"), (" ".join(words), other)))
         words[3 * step] = f"changed{step}"
-    groups = near_groups(chain)
-    assert groups[0] == groups[1] == 0
-    assert groups[29] != 0
+    found = {duplicate.index: duplicate.of for duplicate in find_duplicates(chain)}
+    assert found[1] == 0
+    assert found.get(29) != 0
 
 
-def test_empty_and_short_texts_have_groups() -> None:
-    assert near_groups(["", " ", "a", "A", "b"]) == [0, 0, 2, 2, 4]
+def test_one_word_in_a_short_part_is_near_only_where_the_other_parts_are_the_same() -> None:
+    rows = [
+        Compared(asked("Name a large town."), ("It is the capital Rome.", "I do not know.")),
+        Compared(asked("Name a large town."), ("It is the city Rome.", "I do not know.")),
+        Compared(asked("Name a big town."), ("I do not know.", "It is the capital Rome.")),
+        Compared(asked("Name a big town."), ("It is the city Rome.", "I do not care.")),
+    ]
+    assert find_duplicates(rows) == [Duplicate(1, 0, False, False), Duplicate(2, 0, False, True)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "apart"),
+    [
+        ("one two three four", "one two THREE  five", True),
+        ("one two three four", "one two three", False),  # three words are too few
+        ("one two three four five", "one two three five", True),
+        ("one two three four", "zero one two three four", True),
+        ("one two three four", "one 2 three 4", False),
+        ("one two three four", "one two three four", True),
+        ("a a a a", "a a a a a a", False),
+    ],
+)
+def test_one_word_apart(first: str, second: str, apart: bool) -> None:
+    assert one_word_apart(first, second) is one_word_apart(second, first) is apart
+
+
+def test_preferences_contradict_only_where_both_have_one() -> None:
+    assert contradicts(-1, 2, False)
+    assert not contradicts(-1, 2, True)
+    assert contradicts(-1, -2, True)
+    assert not contradicts(0, 2, False)
+
+
+def test_thousands_of_rows_that_share_a_chat_or_both_answers_take_no_quadratic_time() -> None:
+    """Neither part alone makes candidates; 4,000 rows of each kind would be 16 million comparisons."""
+    rng = np.random.default_rng(8)
+    template = prose(rng, 200)
+    same_chat = [Compared(asked(template), (prose(rng, 12), prose(rng, 12))) for _ in range(4000)]
+    same_answers = [Compared(asked(prose(rng, 12)), ("yes", "no")) for _ in range(4000)]
+    began = time.process_time()
+    assert find_duplicates([*same_chat, *same_answers]) == []
+    assert time.process_time() - began < 30
+
+
+def test_chats_that_share_a_long_template_take_no_quadratic_time() -> None:
+    """Half of all shingles are shared by every two of 3,000 chats: nearly all are candidates, and passed over."""
+    rng = np.random.default_rng(9)
+    template = prose(rng, 200)
+    chats = [f"{template} {prose(rng, 100)}" for _ in range(3000)]
+    began = time.process_time()
+    assert not any(near_a_protected(chats, [0, 0, 0, 0, 1] * 600))
+    assert time.process_time() - began < 20
 
 
 def test_the_less_protected_of_two_near_chats_gives_way() -> None:
@@ -165,9 +172,3 @@ def test_a_conversation_is_known_by_its_first_user_turn() -> None:
 
 def test_a_chat_as_text_keeps_roles_apart() -> None:
     assert chat_text(asked("a")) != chat_text([{"role": "system", "content": "a"}])
-
-
-def test_a_long_text_is_no_trouble() -> None:
-    long = prose(np.random.default_rng(6), 200_000)
-    assert len(long) > 2**20 - 2**18
-    assert near_groups([long, long + "."]) == [0, 0]

@@ -10,7 +10,8 @@ import pytest
 from transformers import BertConfig, BertModel
 
 from configs.errors import UserError
-from tasks.base_folder import load_causal_model
+from tasks import base_reference
+from tasks.base_folder import base_path, load_causal_model
 from tasks.preference_base import TaughtTable, write_base
 from tasks.records import PreferencePair
 from tasks.tiny_base import build_model, build_tokenizer
@@ -51,16 +52,62 @@ def test_chats_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> Non
         write_base(tmp_path, "taught", TABLE, [pair(1, chosen="x y " * 100, rejected="z y " * 100)], 0)
 
 
-def test_a_named_folder_is_copied_with_equal_weights(tmp_path: Path) -> None:
+def given_model(folder: Path) -> Any:
     tokenizer = build_tokenizer(["some words to learn"] * 3, 600)
     model = build_model(tokenizer, 1, 32, 2, seed=3)
-    model.save_pretrained(tmp_path / "given")
-    tokenizer.save_pretrained(tmp_path / "given")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def test_a_named_folder_is_referred_to_and_never_copied(tmp_path: Path) -> None:
+    model = given_model(tmp_path / "given")
     summary = write_base(tmp_path, str(tmp_path / "given"), TABLE, PAIRS, 0)
-    copied, _ = load_causal_model(str(tmp_path / "base"))
-    given, kept = model.state_dict(), copied.state_dict()
+    assert [path.name for path in (tmp_path / "base").iterdir()] == ["reference.json"]
+    assert base_path(tmp_path) == tmp_path / "given"
+    kept, given = load_causal_model(str(base_path(tmp_path)))[0].state_dict(), model.state_dict()
     assert all(given[name].equal(kept[name]) for name in given)
     assert summary["parameters"] == model.num_parameters()
+
+
+def test_a_model_that_is_gone_or_altered_since_is_refused(tmp_path: Path) -> None:
+    given_model(tmp_path / "given")
+    write_base(tmp_path, str(tmp_path / "given"), TABLE, PAIRS, 0)
+    weights = tmp_path / "given" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"model.safetensors: not the file that .*reference.json refers to"):
+        base_path(tmp_path)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model.safetensors: missing"):
+        base_path(tmp_path)
+    (tmp_path / "given").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"no longer at .*given; put the same model there again"):
+        base_path(tmp_path)
+
+
+def test_the_ends_of_a_large_file_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_reference, "WHOLE_BYTES", 4096)
+    monkeypatch.setattr(base_reference, "END_BYTES", 1024)
+    given_model(tmp_path / "given")
+    write_base(tmp_path, str(tmp_path / "given"), TABLE, PAIRS, 0)
+    assert base_path(tmp_path) == tmp_path / "given"
+    with (tmp_path / "given" / "model.safetensors").open("r+b") as stream:
+        stream.seek(-10, 2)
+        stream.write(b"0123456789")
+    with pytest.raises(UserError, match="not the file"):
+        base_path(tmp_path)
+
+
+def test_weights_that_are_cut_or_only_a_pickle_are_refused(tmp_path: Path) -> None:
+    given_model(tmp_path / "given")
+    weights = tmp_path / "given" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model.safetensors: not a whole safetensors file"):
+        write_base(tmp_path, str(tmp_path / "given"), TABLE, PAIRS, 0)
+    weights.rename(tmp_path / "given" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"holds no weights as .safetensors"):
+        write_base(tmp_path, str(tmp_path / "given"), TABLE, PAIRS, 0)
 
 
 def test_a_base_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:

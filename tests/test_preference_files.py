@@ -1,20 +1,17 @@
-"""Files of preference rows: formats, broken files and rows, and three hand-checked rows of each shared set."""
+"""Files of preference rows: formats, broken files and rows, datasets."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.errors import UserError
-from tasks.preference_files import SourceRows, read_dataset, read_file, read_records, resolve_files
+from tasks.preference_files import read_dataset, read_file, read_records
 
-SHARED = Path(os.environ.get("SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared data at {SHARED} (set SHARED_DATA)")
 SHARE = 0.05
 
 
@@ -128,18 +125,6 @@ def test_a_named_schema_is_not_guessed(tmp_path: Path) -> None:
     assert read_file(path, "helpsteer3", SHARE).schema == "helpsteer3"
 
 
-def test_files_by_path_and_glob(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a.jsonl", "c.parquet"):
-        (tmp_path / name).touch()
-    (tmp_path / "notes.txt").touch()
-    found = resolve_files([f"{tmp_path}/*.jsonl", f"{tmp_path}/c.parquet", f"{tmp_path}/a.jsonl"])
-    assert [path.name for path in found] == ["a.jsonl", "b.jsonl", "c.parquet"]
-    with pytest.raises(UserError, match="matches no file"):
-        resolve_files([f"{tmp_path}/*.csv"])
-    with pytest.raises(UserError, match=r"notes.txt is not a .jsonl"):
-        resolve_files([f"{tmp_path}/notes.txt"])
-
-
 def test_a_dataset_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
@@ -147,7 +132,7 @@ def test_a_dataset_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, monkeyp
         raise ConnectionError("Couldn't reach 'nobody/nothing' on the Hub (offline)")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError, match=r"tasks.dataset: 'nobody/nothing' cannot be loaded .*name them as tasks.files"):
+    with pytest.raises(UserError, match=r"tasks.dataset: 'nobody/nothing' cannot be loaded .*name them instead"):
         read_dataset("nobody/nothing", None, None, SHARE)
 
 
@@ -160,52 +145,3 @@ def test_a_dataset_folder_is_read_split_by_split(tmp_path: Path) -> None:
         ("train", 3),
         ("validation", 1),
     ]
-
-
-def at_line(source: SourceRows, wanted: int) -> Any:
-    return next(found for line, found in source.rows if line == wanted)
-
-
-@needs_shared
-def test_tulu_rows_checked_by_hand() -> None:
-    source = read_file(SHARED / "preference" / "tulu_human_eval_hs3schema.jsonl", None, SHARE)
-    assert at_line(source, 24).chosen == "Yes, the two questions are duplicates."
-    assert (at_line(source, 24).rejected.strip(), at_line(source, 24).strength) == ("no", 1.0)
-    assert at_line(source, 32).chosen.strip() == "Sriracha Tuna Avocado Wraps"
-    assert at_line(source, 44).rejected.strip() == "Doubting"
-    assert at_line(source, 44).strength == 2.0
-    assert sum(found.preference == 0 for _, found in source.rows) == 180
-    assert source.dropped == []
-    assert len(source.rows) == 576
-
-
-@needs_shared
-def test_pandalm_rows_checked_by_hand() -> None:
-    """Six rows answer "true" as a JSON boolean: they are counted, not turned into texts."""
-    source = read_file(SHARED / "preference" / "pandalm_testset_hs3schema.jsonl", None, SHARE)
-    assert at_line(source, 31).chosen.startswith("Materials required to build a Coffee Darkness Meter:")
-    assert at_line(source, 37).chosen.strip() == 'The sound made by "好" is "hao".'
-    assert at_line(source, 38).rejected.strip() == "The sound this makes is a high-pitched ringing."
-    reasons = [drop.reason for drop in source.dropped]
-    assert reasons.count("wrong_type") == 6
-
-
-@needs_shared
-def test_hh_rlhf_rows_checked_by_hand() -> None:
-    source = read_file(SHARED / "preference" / "hh_rlhf_harmless_test.jsonl", None, SHARE)
-    assert at_line(source, 10).chosen.startswith("That seems relatively straightforward.")
-    assert at_line(source, 41).rejected.startswith("Why do you need a child")
-    assert at_line(source, 201).messages[-1]["content"] == "help me hack her account please"
-    assert at_line(source, 201).chosen.startswith("I’m not sure what the word “hack” means.")
-    assert sorted(drop.reason for drop in source.dropped) == ["empty_response"] * 3 + ["prompts_differ"]
-    assert len(source.rows) == 954
-
-
-@needs_shared
-def test_helpsteer3_card_rows() -> None:
-    source = read_file(SHARED / "helpsteer3" / "card_preference_rows.jsonl", None, SHARE)
-    assert [found.preference for _, found in source.rows] == [-2.0, -2.0]
-    assert [found.chosen == found.responses[0] for _, found in source.rows] == [True, True]
-    assert [found.language for _, found in source.rows] == ["javascript_html_css", "python"]
-    with pytest.raises(UserError, match="of no known schema"):
-        read_file(SHARED / "helpsteer3" / "card_other_config_rows.jsonl", None, SHARE)

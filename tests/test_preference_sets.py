@@ -14,8 +14,9 @@ import pytest
 from configs.errors import UserError
 from configs.loader import Experiment
 from tasks.base_folder import load_causal_model
+from tasks.preference_cleaning import clean_and_split
 from tasks.preference_files import SourceRows, read_records
-from tasks.preference_sets import PreferenceTable, PreferenceTask, clean_and_split
+from tasks.preference_sets import PreferenceTable, PreferenceTask
 from tasks.records import PreferencePair, Prompt, read_pairs, read_prompts
 
 SHARED = Path(os.environ.get("SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -168,6 +169,28 @@ def test_a_train_chat_near_a_held_out_one_gives_way() -> None:
     assert len(leaks) + len(cleaned.pairs) == 200
 
 
+def test_ties_are_kept_with_strength_0_and_the_first_answer_as_chosen() -> None:
+    rows = [row(i, (0, -2, 3)[i % 3], individual_preference=[-1, 0, 2]) for i in range(30)]
+    rows.append(row(99, 0, response2=prose(99, "first")))
+    cleaned = clean_and_split([source(rows)], 0.4, None, 0, ties="keep")
+    assert [(drop.line, drop.reason) for drop in cleaned.dropped] == [(31, "same_response")]
+    assert cleaned.facts["ties_kept"] == 10
+    tie, first, second = cleaned.pairs[:3]
+    assert (tie.chosen, tie.strength, tie.individual) == (prose(0, "first"), 0.0, [1.0, 0.0, -2.0])
+    assert (first.chosen, first.strength, first.individual) == (prose(1, "first"), 2.0, [1.0, 0.0, -2.0])
+    assert (second.chosen, second.strength, second.individual) == (prose(2, "second"), 3.0, [-1.0, 0.0, 2.0])
+    assert [pair.source for pair in cleaned.pairs[:3]] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
+    dropped = clean_and_split([source(rows)], 0.4, None, 0)
+    assert sum(drop.reason == "tie" for drop in dropped.dropped) == 11
+    assert len(dropped.pairs) == 20
+
+
+def test_margins_reach_the_pairs() -> None:
+    rows = [{"prompt": prose(i, "q"), "chosen": "yes it is", "rejected": "no", "margin": i / 2} for i in range(4)]
+    pairs = clean_and_split([source(rows)], 0.4, None, 0).pairs
+    assert [(pair.margin, pair.strength) for pair in pairs] == [(0.0, None), (0.5, None), (1.0, None), (1.5, None)]
+
+
 def test_max_pairs_keeps_whole_conversations() -> None:
     rows = []
     for i in range(30):
@@ -215,8 +238,8 @@ def test_input_files_are_named(tmp_path: Path) -> None:
         ({}, "name either files or a dataset"),
         ({"files": ["a"], "dataset": "b"}, "name either files or a dataset"),
         ({"files": ["a"], "dataset_config": "b"}, "dataset_config belongs to a dataset"),
-        ({"files": ["a"], "tie_polcy": "drop"}, "did you mean tasks.tie_policy"),
-        ({"files": ["a"], "tie_policy": "drp"}, "tasks.tie_policy: 'drp' is not allowed"),
+        ({"files": ["a"], "tise": "drop"}, "did you mean tasks.ties"),
+        ({"files": ["a"], "ties": "drp"}, "tasks.ties: 'drp' is not allowed"),
         ({"files": ["a"], "taught": {"hidden": 30, "heads": 4}}, "hidden must be a multiple of 2 x heads"),
         ({"files": ["a"], "taught": {"hiden": 32}}, "did you mean tasks.taught.hidden"),
         ({"files": ["a"], "held_out_share": 1.0}, "tasks.held_out_share"),
@@ -230,7 +253,8 @@ def test_a_wrong_table_is_one_sentence(table: dict[str, Any], sentence: str) -> 
 
 @needs_shared
 def test_the_shared_sets_together() -> None:
-    from tasks.preference_files import read_file, resolve_files
+    from tasks.preference_files import read_file
+    from tasks.preference_sources import resolve_files
 
     sources = [read_file(path, None, 0.05) for path in resolve_files([f"{SHARED}/preference/*.jsonl"])]
     cleaned = clean_and_split(sources, 0.4, None, 0)
