@@ -7,8 +7,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from configs.errors import UserError
 from configs.keyed import keyed_seed
@@ -47,24 +54,45 @@ def build_reward_model(base: str, table: RMTable, tokenizer: PreTrainedTokenizer
                 if getattr(config, "layer_types", None):
                     config.layer_types = config.layer_types + config.layer_types[-1:] * table.extra_layers
             config.pad_token_id = tokenizer.pad_token_id
-            model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=dtype)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                base, config=config, dtype=dtype, **_quantised(table, dtype)
+            )
         except (OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise UserError(f"rm.model_name_or_path: {base!r} cannot be loaded: {first}") from None
         if not (hasattr(model, "model") and isinstance(getattr(model, "score", None), nn.Linear)):
             raise UserError(f"rm.model_name_or_path: {base!r} is a {type(model).__name__}; a decoder is needed")
-        model.score = _float32_head(model.score)
-        if not table.lora_r:
-            return model
-        lora = LoraConfig(
-            task_type="SEQ_CLS",
-            r=table.lora_r,
-            lora_alpha=table.lora_alpha,
-            lora_dropout=table.lora_dropout,
-            target_modules="all-linear",
-            modules_to_save=["score"],
-        )
-        return get_peft_model(model, lora)
+        return with_adapter(model, table)
+
+
+def _quantised(table: RMTable, dtype: torch.dtype) -> dict[str, Any]:
+    """What QLoRA adds to loading: NF4 with double quantisation (arXiv 2305.14314), the head left whole."""
+    if not table.load_in_4bit:
+        return {}
+    quantisation = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["score"],
+    )
+    return {"quantization_config": quantisation, "device_map": {"": torch.cuda.current_device()}}
+
+
+def with_adapter(model: PreTrainedModel, table: RMTable) -> nn.Module:
+    """A float32 head, and LoRA on every linear layer unless `lora_r` is 0; the head is trained and saved either way."""
+    model.score = _float32_head(model.score)
+    if not table.lora_r:
+        return model
+    lora = LoraConfig(
+        task_type="SEQ_CLS",
+        r=table.lora_r,
+        lora_alpha=table.lora_alpha,
+        lora_dropout=table.lora_dropout,
+        target_modules="all-linear",
+        modules_to_save=["score"],
+    )
+    return get_peft_model(model, lora)
 
 
 def load_reward_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -83,7 +111,7 @@ def load_reward_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrain
             model = PeftModel.from_pretrained(plain, folder)
         else:
             model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
-            model.score = _float32_head(model.score)
+            model.score = _stored_head(folder, _float32_head(model.score))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the rung cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     return model.to(device).eval()
@@ -93,6 +121,15 @@ def trunk_and_head(model: Any) -> tuple[nn.Module, nn.Module]:
     """The body, which returns `last_hidden_state`, and the scalar head; through PEFT's wrapper where there is one."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     return inner.model, inner.score
+
+
+def _stored_head(folder: Path, head: Float32Head) -> Float32Head:
+    """The head as it lies on disk, because loading a body in bfloat16 has rounded it."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as stored, torch.no_grad():
+            if "score.weight" in stored.keys():  # noqa: SIM118 - a file handle, not a mapping
+                head.weight.copy_(stored.get_tensor("score.weight"))
+    return head
 
 
 def _float32_head(plain: nn.Linear) -> Float32Head:

@@ -5,12 +5,13 @@ Everything is counted pair by pair, never as a mean of batch means. All function
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from statsmodels.stats.proportion import proportion_confint
 
 from configs.errors import UserError
@@ -137,3 +138,58 @@ def group_spread(groups: Sequence[str], values: Floats) -> tuple[float, float]:
     if not spreads:
         return 0.0, 1.0
     return float(np.mean(spreads)), float(np.mean([spread < 1e-8 for spread in spreads]))
+
+
+def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Share:
+    """Difference of two shares of the same cases, with Newcombe's square-and-add interval for paired data.
+
+    Wilson's limits of both shares are combined with their correlation phi (Newcombe 1998, Statist. Med. 17:2635,
+    method 8).
+
+    Args:
+        first, second: whether each case is counted, shape (N,) with N at least 1; the estimate is mean(first) -
+            mean(second), in -1..1.
+    """
+    n = len(first)
+    one, two = wilson(float(first.sum()), n), wilson(float(second.sum()), n)
+    p, q = one["estimate"], two["estimate"]
+    spread = math.sqrt(p * (1 - p) * q * (1 - q))
+    phi = (float((first & second).mean()) - p * q) / spread if spread > 0 else 0.0
+    below = _square_and_add(p - one["lo"], two["hi"] - q, phi)
+    above = _square_and_add(one["hi"] - p, q - two["lo"], phi)
+    return {"estimate": p - q, "lo": p - q - below, "hi": p - q + above, "n": n}
+
+
+def _square_and_add(a: float, b: float, phi: float) -> float:
+    return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
+
+
+def scale_for_spread(logits: Floats, centre: float, spread: float) -> float:
+    """The scale a at which the scores sigmoid(a (logit - centre)) have the standard deviation `spread`.
+
+    The spread grows with the scale from 0 to that of scores that are all 0 or 1.
+
+    Args:
+        logits: shape (N,).
+        centre: in logits.
+        spread: wanted standard deviation (ddof 0), above 0.
+
+    Raises:
+        UserError: no scale in 0.001..1000 gives that spread.
+    """
+
+    def excess(log_scale: float) -> float:
+        return score_spread(np.exp(log_scale) * (np.asarray(logits, dtype=np.float64) - centre)) - spread
+
+    low, high = np.log(SCALE_BOUNDS)
+    if excess(low) > 0 or excess(high) < 0:
+        raise UserError(
+            f"rm.rescale_to: no scale gives these logits scores with a standard deviation of {spread:.4f} (possible: "
+            f"{excess(low) + spread:.4f} to {excess(high) + spread:.4f}); rescale to another rung"
+        )
+    return float(np.exp(brentq(excess, low, high)))
+
+
+def score_spread(logits: Floats) -> float:
+    """Standard deviation (ddof 0) of sigmoid(logits)."""
+    return float(np.std(sigmoid(logits)))

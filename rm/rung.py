@@ -12,7 +12,7 @@ rung-65/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.records import write_json, write_jsonl
-from rm.measures import (
-    Floats,
-    brier,
-    expected_calibration_error,
-    group_spread,
-    grouped_differences,
-    length_accuracy,
-    negative_log_likelihood,
-    pair_accuracy,
-    platt_scale,
-    sigmoid,
-)
+from rm.backbone import trunk_and_head
+from rm.card import pair_measures, reference_measures
+from rm.measures import Floats, platt_scale, scale_for_spread
+from rm.pairs import HELD_OUT, EncodedPairs
+from rm.reference import ReferenceAnswer, ReferenceSet
 from rm.scorer import RungScorer, score_ids
+from rm.targets import Ids
 from rm.units import ScoreUnits
 from tasks.base_folder import describe_template
 from tasks.records import PreferencePair
@@ -41,52 +35,37 @@ from tasks.records import PreferencePair
 CARD_FILE = "card.json"
 PAIR_LOGITS_FILE = "pair_logits.jsonl"
 REFERENCE_LOGITS_FILE = "reference_logits.jsonl"
-QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-RELOAD_TOLERANCE = 1e-5
-"""A rung that was saved and loaded again must give the logits it had, up to this, relative to their spread."""
-
-
-@dataclass(frozen=True)
-class ReferenceAnswer:
-    """One answer of the reference set: from the untrained policy, or from the pairs where there is no policy.
-
-    `answer` is None where the completion is malformed; it then has no logit.
-    """
-
-    prompt_id: str
-    sample: int
-    messages: list[dict[str, str]]
-    completion: str
-    think: str
-    answer: str | None
-    gold: float | None
+RELOAD_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""A rung that was saved and loaded again must give the logits it had, up to this, relative to their spread; by the type
+of its body, in which both are computed."""
+RELOAD_TOLERANCE_4BIT = 1.0
+"""A rung trained on a 4-bit body is loaded on the whole one, and its card is of that; root mean square, in spreads."""
 
 
 def write_rung(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    encoded: dict[str, list[tuple[list[int], list[int]]]],
-    pairs: dict[str, list[PreferencePair]],
-    reference: Sequence[ReferenceAnswer],
-    reference_name: str,
+    held_out: EncodedPairs,
+    reference: ReferenceSet,
     reference_ids: Sequence[list[int]],
     facts: dict[str, Any],
     batch_tokens: int,
+    spread: float | None = None,
 ) -> dict[str, Any]:
-    """Save a rung, load it again, demand the same logits, and measure it.
+    """Save a rung, load it again, demand the same logits, and measure what was loaded.
 
     Args:
         folder: the rung's folder.
         model: the reward model with the rung's weights in place.
         tokenizer: its tokenizer.
-        encoded: token ids of (chosen, rejected) of the splits `selection` and `measurement`.
-        pairs: the pairs in the same order.
+        held_out: the splits `selection` and `measurement`, as token ids.
         reference: answers on which the units are measured.
-        reference_name: what they are, in words.
         reference_ids: token ids of those reference answers that have an answer.
-        facts: what is known already (rung, target, step, …); it goes into the card.
+        facts: what is known already (rung, target, step, loss, …); it goes into the card.
         batch_tokens: see `score_ids`.
+        spread: the standard deviation that the scores of the reference answers are stretched to; None takes the Platt
+            slope as the scale.
 
     Returns:
         The card.
@@ -100,51 +79,70 @@ def write_rung(
     if hasattr(model, "peft_config"):
         model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    logits = {
-        split: score_ids(model, [row for pair in rows for row in pair], batch_tokens).reshape(-1, 2)
-        for split, rows in encoded.items()
-    }
-    reference_logits = score_ids(model, list(reference_ids), batch_tokens)
-    largest_difference = _reload_difference(folder, encoded["measurement"], logits["measurement"], batch_tokens)
+    loaded, dtype = _load_again(folder, model, batch_tokens)
+    logits = {split: _score_pairs(loaded, held_out.ids[split], batch_tokens) for split in HELD_OUT}
+    before = _score_pairs(model, held_out.ids["measurement"], batch_tokens)
+    difference = refuse_other_logits(
+        folder, before, logits["measurement"], dtype, bool(getattr(model, "is_loaded_in_4bit", False))
+    )
+    reference_logits = score_ids(loaded, list(reference_ids), batch_tokens)
 
-    write_jsonl(folder / PAIR_LOGITS_FILE, _pair_rows(pairs, logits))
+    write_jsonl(folder / PAIR_LOGITS_FILE, _pair_rows(held_out.pairs, logits))
     known = iter(reference_logits.tolist())
-    all_logits = [None if answer.answer is None else next(known) for answer in reference]
-    write_jsonl(folder / REFERENCE_LOGITS_FILE, _reference_rows(reference, all_logits))
+    all_logits = [None if answer.answer is None else next(known) for answer in reference.answers]
+    write_jsonl(folder / REFERENCE_LOGITS_FILE, _reference_rows(reference.answers, all_logits))
 
     selection = logits["selection"][:, 0] - logits["selection"][:, 1]
+    centre, platt = float(np.median(reference_logits)), platt_scale(selection)
     units = ScoreUnits(
-        centre=float(np.median(reference_logits)),
-        scale=platt_scale(selection),
-        reference=reference_name,
+        centre=centre,
+        scale=platt if spread is None else scale_for_spread(reference_logits, centre, spread),
+        reference=reference.name,
         n_reference=len(reference_logits),
     )
     units.save(folder)
+    answers = reference.answers
     card = {
         **facts,
-        **_measured(pairs["measurement"], logits["measurement"], units),
-        **_on_reference(reference, all_logits, units),
+        **pair_measures(held_out.pairs["measurement"], logits["measurement"], units, facts["loss"]),
+        **reference_measures([a.prompt_id for a in answers], all_logits, [a.gold for a in answers], units),
+        **held_out.facts(),
         "units": asdict(units),
-        "largest_difference_after_reload": largest_difference,
+        "platt_scale": platt,
+        "body_dtype": str(dtype).removeprefix("torch."),
+        "largest_difference_after_reload": difference,
         **describe_template(tokenizer),
     }
     write_json(folder / CARD_FILE, card)
     return card
 
 
-def _reload_difference(
-    folder: Path, encoded: list[tuple[list[int], list[int]]], before: Floats, batch_tokens: int
-) -> float:
-    rows = [row for pair in encoded for row in pair]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    after = score_ids(RungScorer(folder, batch_tokens, device).model, rows, batch_tokens).reshape(-1, 2)
+def refuse_other_logits(folder: Path, before: Floats, after: Floats, dtype: torch.dtype, in_4bit: bool) -> float:
+    """The largest difference between the logits of a model and of its reloaded rung.
+
+    Raises:
+        RuntimeError: the difference is above the tolerance.
+    """
     difference = float(np.abs(after - before).max())
-    allowed = RELOAD_TOLERANCE * max(1.0, float(before.std()))
-    if difference > allowed:
+    compared = float(np.sqrt(((after - before) ** 2).mean())) if in_4bit else difference
+    tolerance = RELOAD_TOLERANCE_4BIT if in_4bit else RELOAD_TOLERANCE[dtype]
+    allowed = tolerance * max(1.0, float(before.std()))
+    if not compared <= allowed:
         raise RuntimeError(
-            f"{folder}: loaded again, the rung's logits differ by {difference:.2e} (allowed {allowed:.2e})"
+            f"{folder}: loaded again, the rung's logits differ by {compared:.2e} (allowed {allowed:.2e})"
         )
     return difference
+
+
+def _load_again(folder: Path, model: PreTrainedModel, batch_tokens: int) -> tuple[PreTrainedModel, torch.dtype]:
+    """The rung as others load it, with a body of the type that was trained."""
+    trunk, _ = trunk_and_head(model)
+    parameter = next(p for p in trunk.parameters() if p.is_floating_point())
+    return RungScorer(folder, batch_tokens, str(parameter.device), parameter.dtype).model, parameter.dtype
+
+
+def _score_pairs(model: PreTrainedModel, ids: Sequence[Ids], batch_tokens: int) -> Floats:
+    return score_ids(model, [row for pair in ids for row in pair], batch_tokens).reshape(-1, 2)
 
 
 def _pair_rows(pairs: dict[str, list[PreferencePair]], logits: dict[str, Floats]) -> list[dict[str, Any]]:
@@ -158,7 +156,7 @@ def _pair_rows(pairs: dict[str, list[PreferencePair]], logits: dict[str, Floats]
             "gold_chosen": pair.gold_chosen,
             "gold_rejected": pair.gold_rejected,
         }
-        for split in ("selection", "measurement")
+        for split in HELD_OUT
         for pair, (chosen, rejected) in zip(pairs[split], logits[split], strict=True)
     ]
 
@@ -177,43 +175,3 @@ def _reference_rows(reference: Sequence[ReferenceAnswer], logits: Sequence[float
         }
         for answer, logit in zip(reference, logits, strict=True)
     ]
-
-
-def _measured(pairs: list[PreferencePair], logits: Floats, units: ScoreUnits) -> dict[str, Any]:
-    """What the measurement half says; calibration figures are of sigmoid(scale * difference)."""
-    differences = logits[:, 0] - logits[:, 1]
-    return {
-        "accuracy": pair_accuracy(differences),
-        "ties": int((differences == 0).sum()),
-        "length_baseline": length_accuracy([p.chosen for p in pairs], [p.rejected for p in pairs]),
-        "nll_raw": negative_log_likelihood(differences),
-        "nll": negative_log_likelihood(units.scale * differences),
-        "brier": brier(units.scale * differences),
-        "ece": expected_calibration_error(units.scale * differences),
-        "mean_confidence": float(sigmoid(np.abs(units.scale * differences)).mean()),
-    }
-
-
-def _on_reference(
-    reference: Sequence[ReferenceAnswer], logits: Sequence[float | None], units: ScoreUnits
-) -> dict[str, Any]:
-    """What the rung does on answers of the policy that is to be trained."""
-    kept = [(answer, logit) for answer, logit in zip(reference, logits, strict=True) if logit is not None]
-    values = np.array([logit for _, logit in kept], dtype=np.float64)
-    scores = units.scores(values)
-    groups = [answer.prompt_id for answer, _ in kept]
-    spread, without_spread = group_spread(groups, scores)
-    found: dict[str, Any] = {
-        "n_reference_answers": len(reference),
-        "n_malformed_reference_answers": len(reference) - len(kept),
-        "logit_quantiles": {str(q): float(np.quantile(values, q)) for q in QUANTILES},
-        "score_spread_per_prompt": spread,
-        "share_of_prompts_without_spread": without_spread,
-        "on_policy_accuracy": None,
-    }
-    if all(answer.gold is not None for answer, _ in kept):
-        golds = np.array([answer.gold for answer, _ in kept], dtype=np.float64)
-        differences = grouped_differences(groups, values, golds)
-        if len(differences):
-            found["on_policy_accuracy"] = pair_accuracy(differences)
-    return found

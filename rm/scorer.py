@@ -1,22 +1,31 @@
 """Our own scorer: answers in, float32 logits out, the same alone as in any batch up to rounding.
 
 An answer is written after its chat with the tokenizer's chat template, once, and the logit is read at the last token.
-Rows are padded on the right and grouped by length, so a causal body never sees the padding. Nothing is cut.
+Rows are packed without padding and what they share at their beginning is computed once (rm.packing); a backbone that
+cannot be packed gets rows padded on the right, which a causal body never sees. Nothing is cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
 from rm.backbone import load_reward_model, trunk_and_head
+from rm.fused_lora import fused_layers
+from rm.packed_attention import can_pack, last_hidden
+from rm.packing import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length
 from tasks.records import Message
+
+LEAST_SHARED = 16
+"""Rows that share fewer first tokens are not worth a group of their own."""
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> list[int]:
@@ -44,33 +53,66 @@ def score_ids(
 ) -> NDArray[np.float64]:
     """Logits of tokenised rows, shape (N,), in the order of `rows`.
 
+    Rows that begin alike (the answers to one chat) are computed together, their common beginning once.
+
     Args:
         model: a reward model (plain or with an adapter), in evaluation mode.
         rows: token ids of each row, none empty.
-        batch_tokens: how many tokens, padding included, go through at once; at least one row does.
+        batch_tokens: how many tokens go through at once; at least one group of rows does. It does not change the
+            logits beyond rounding.
         advance: told how many more rows are done.
     """
     trunk, head = trunk_and_head(model)
-    device = next(trunk.parameters()).device
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    found: list[torch.Tensor] = []
+    order: list[int] = []
+    on_gpu = next(trunk.parameters()).is_cuda
+    with ExitStack() as stack:
+        if on_gpu:
+            stack.enter_context(fused_layers(model))
+        for batch in _batches(trunk, rows, batch_tokens):
+            hidden = (
+                last_hidden(trunk, pack([[rows[i] for i in group] for group in batch]))
+                if can_pack(trunk.config)
+                else padded_last_hidden(trunk, [rows[i] for group in batch for i in group])
+            )
+            members = [i for group in batch for i in group]
+            found.append(head(hidden).squeeze(-1).double())
+            order += members
+            advance(len(members))
     logits = np.empty(len(rows), dtype=np.float64)
+    if order:  # fetched once, so that a GPU works while the next batch is laid out
+        logits[order] = torch.cat(found).cpu().numpy()
+    return logits
+
+
+def _batches(trunk: nn.Module, rows: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
+    """Groups of rows that go through together."""
+    if can_pack(trunk.config):
+        groups = groups_of_shared_beginnings(rows, LEAST_SHARED)
+        lengths = [packed_length([rows[i] for i in group]) for group in groups]
+        for batch in batches_by_tokens(lengths, batch_tokens):
+            yield [groups[b] for b in batch]
+        return
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     start = 0
     while start < len(order):
         stop = start + 1
         while stop < len(order) and (stop + 1 - start) * len(rows[order[stop]]) <= batch_tokens:
             stop += 1
-        batch = order[start:stop]
-        lengths = torch.tensor([len(rows[i]) for i in batch])
-        ids_BT = torch.zeros((len(batch), int(lengths.max())), dtype=torch.long)
-        for line, i in enumerate(batch):
-            ids_BT[line, : len(rows[i])] = torch.tensor(rows[i])
-        mask_BT = torch.arange(ids_BT.shape[1])[None, :] < lengths[:, None]
-        output = trunk(input_ids=ids_BT.to(device), attention_mask=mask_BT.long().to(device), use_cache=False)
-        last_BH = output.last_hidden_state[torch.arange(len(batch), device=device), (lengths - 1).to(device)]
-        logits[batch] = head(last_BH).squeeze(-1).double().cpu().numpy()
-        advance(len(batch))
+        yield [[i] for i in order[start:stop]]
         start = stop
-    return logits
+
+
+def padded_last_hidden(trunk: nn.Module, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The body's hidden states at the ends of rows padded on the right, shape (N, hidden)."""
+    device = next(trunk.parameters()).device
+    lengths = torch.tensor([len(row) for row in rows])
+    ids_BT = torch.zeros((len(rows), int(lengths.max())), dtype=torch.long)
+    for line, row in enumerate(rows):
+        ids_BT[line, : len(row)] = torch.tensor(row)
+    mask_BT = torch.arange(ids_BT.shape[1])[None, :] < lengths[:, None]
+    output = trunk(input_ids=ids_BT.to(device), attention_mask=mask_BT.long().to(device), use_cache=False)
+    return output.last_hidden_state[torch.arange(len(rows), device=device), (lengths - 1).to(device)]
 
 
 class RungScorer:

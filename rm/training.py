@@ -1,6 +1,4 @@
-"""Bradley-Terry training through TRL's RewardTrainer, with averaged weights and a ladder of kept checkpoints.
-
-    loss = -log sigmoid(chosen - rejected) + c (chosen + rejected)^2      (Bradley and Terry 1952; TRL's centring)
+"""Training of one reward model (rm.pair_trainer), with averaged weights and a ladder of kept checkpoints.
 
 While it trains, the selection pairs are scored with our own scorer, densely at first; the weights nearest to each
 target are kept. A killed run goes on from its last complete checkpoint and ends with the same rungs.
@@ -14,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import RewardConfig, RewardTrainer
+from trl import RewardConfig
 
 from configs.errors import UserError
 from configs.keyed import keyed_seed
@@ -26,13 +23,16 @@ from configs.records import read_json, write_json
 from configs.terminal import progress_bar
 from rm.config import RMTable
 from rm.ladder import Evaluation, evaluation_due, nearest_steps
+from rm.losses import TrainingPair, loss_at_chance
 from rm.measures import pair_accuracy
+from rm.pair_trainer import PairTrainer
+from rm.processes import is_main, wait_for_all
 from rm.scorer import score_ids
 
 COMPLETE = "complete.json"
 AVERAGED = "averaged.safetensors"
 CHANCE_LOSS_SHARE = 0.999
-"""The run stops at its end when the mean loss of its last steps is above this share of log 2: nothing was learned."""
+"""The run stops at its end when the mean loss of its last steps is above this share of the loss at chance."""
 
 
 class AveragedWeights:
@@ -111,6 +111,9 @@ class LadderCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Complete the checkpoint with what this callback knows; the marker comes last."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        wait_for_all()
+        if not is_main():
+            return
         save_file(self.averaged.average, folder / AVERAGED)
         mark_complete(folder, {"evaluations": self.evaluations, "losses": self.losses})
 
@@ -140,10 +143,10 @@ class LadderCallback(TrainerCallback):
         accuracy = pair_accuracy(logits[0::2] - logits[1::2])
         self.evaluations.append({"step": step, "accuracy": accuracy["estimate"], "n": accuracy["n"]})
         nearest = {evaluation["step"] for evaluation in nearest_steps(self.evaluations, self.table.ladder).values()}
-        if step in nearest:
+        if step in nearest and is_main():
             save_file(self.averaged.average, self.kept / f"step-{step}.safetensors")
         for path in self.kept.glob("step-*.safetensors"):
-            if int(path.stem.removeprefix("step-")) not in nearest:
+            if is_main() and int(path.stem.removeprefix("step-")) not in nearest:
                 path.unlink()
         self.bar.set_postfix_str(f"selection accuracy {accuracy['estimate']:.3f}")
 
@@ -169,7 +172,7 @@ class weights_in_place:
 def train_ladder(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    train_pairs: Sequence[tuple[list[int], list[int]]],
+    train_pairs: Sequence[TrainingPair],
     selection_pairs: Sequence[tuple[list[int], list[int]]],
     table: RMTable,
     seed: int,
@@ -180,7 +183,8 @@ def train_ladder(
     Args:
         model: from `build_reward_model`.
         tokenizer: its tokenizer.
-        train_pairs, selection_pairs: token ids of (chosen, rejected), from `encode_answer`.
+        train_pairs: what is trained on.
+        selection_pairs: token ids of (chosen, rejected), from `encode_answer`.
         table: settings.
         seed: of the order of the pairs.
         scratch: a folder for checkpoints; what an interrupted run left there is taken up.
@@ -196,12 +200,11 @@ def train_ladder(
         warmup_steps=table.warmup_steps,
         weight_decay=table.weight_decay,
         max_grad_norm=table.max_grad_norm,
-        per_device_train_batch_size=table.per_device_train_batch_size,
-        gradient_accumulation_steps=table.gradient_accumulation_steps,
+        per_device_train_batch_size=table.per_device_train_batch_size * table.gradient_accumulation_steps,
         gradient_checkpointing=table.gradient_checkpointing,
         max_steps=table.max_steps,
         max_length=None,
-        center_rewards_coefficient=table.center_rewards_coefficient or None,
+        remove_unused_columns=False,
         bf16=table.bf16,
         seed=keyed_seed(seed, "reward model order") % 2**31,
         save_strategy="steps",
@@ -213,12 +216,12 @@ def train_ladder(
         dataloader_pin_memory=False,
         use_cpu=not torch.cuda.is_available(),
     )
-    rows = [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in train_pairs]
     callback = LadderCallback(table, model, selection_pairs, scratch)
-    trainer = RewardTrainer(
+    trainer = PairTrainer(
+        table=table,
+        pairs=train_pairs,
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[callback],
     )
@@ -227,7 +230,8 @@ def train_ladder(
     if checkpoint is not None:
         callback.resume(checkpoint)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    _refuse_chance(callback, table)
+    chance = loss_at_chance(train_pairs, loss=table.loss, label_smoothing=table.label_smoothing)
+    _refuse_chance(callback, table, chance)
     return callback
 
 
@@ -240,24 +244,24 @@ def last_complete_checkpoint(scratch: Path) -> Path | None:
     """The latest checkpoint that was written to its end; half-written ones are removed."""
     found = sorted(scratch.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     for path in found:
-        if not (path / COMPLETE).exists():
+        if not (path / COMPLETE).exists() and is_main():
             shutil.rmtree(path)
-    complete = [path for path in found if path.exists()]
+    complete = [path for path in found if (path / COMPLETE).exists()]
     return complete[-1] if complete else None
 
 
-def _refuse_chance(callback: LadderCallback, table: RMTable) -> None:
+def _refuse_chance(callback: LadderCallback, table: RMTable, chance: float) -> None:
     last = callback.losses[-max(10, len(callback.losses) // 5) :]
     best = max((evaluation["accuracy"] for evaluation in callback.evaluations), default=0.0)
     mean = sum(last) / max(1, len(last))
-    if mean > CHANCE_LOSS_SHARE * 0.6931 and best < 0.52:
+    if mean > CHANCE_LOSS_SHARE * chance and best < 0.52:
         raise UserError(
-            f"rm: nothing was learned in {table.max_steps} steps (last losses {mean:.4f}, chance 0.6931; best "
+            f"rm: nothing was learned in {table.max_steps} steps (last losses {mean:.4f}, chance {chance:.4f}; best "
             f"selection accuracy {best:.3f}); raise rm.learning_rate or rm.max_steps, or look at the pairs"
         )
 
 
-def _keep_console_quiet(trainer: RewardTrainer) -> None:
+def _keep_console_quiet(trainer: PairTrainer) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

@@ -152,3 +152,33 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_ladder(small: Experime
     assert read_json(tmp_path / "runs" / "demo" / "rm" / "ladder.json") == read_json(
         small.folder / "rm" / "ladder.json"
     )
+
+
+def test_a_bfloat16_body_trains_and_reloads_with_the_logits_it_had(tmp_path: Path) -> None:
+    for name, overrides in {"full": (), "lora": ("rm.lora_r=4", "rm.extra_layers=0", "rm.learning_rate=5e-3")}.items():
+        experiment = small_experiment(
+            tmp_path / "runs", f"name={name}", "rm.bf16=true", "rm.max_steps=8", "rm.ladder=[55]", *overrides
+        )
+        rm.stage.run(experiment)
+        card = read_json(experiment.folder / "rm" / "rung-55" / "card.json")
+        assert (card["body_dtype"], card["largest_difference_after_reload"]) == ("bfloat16", pytest.approx(0, abs=1e-6))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_on_twice_the_pairs(small: Experiment, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "rm"]
+    settings = [*SMALL_ADVICE, f"runs_dir={tmp_path / 'runs'}", "rm.per_device_train_batch_size=24"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*command, "configs/demo.yaml", *settings],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.count("rm: the ladder") == 1
+    two, one = (read_json(runs / "rm" / "ladder.json") for runs in (tmp_path / "runs" / "demo", small.folder))
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+    assert [look["step"] for look in two["evaluations"]] == [look["step"] for look in one["evaluations"]]
+    assert [rung["step"] for rung in two["rungs"]] == [rung["step"] for rung in one["rungs"]]
