@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from configs.command import add_experiment_arguments, follow_parent, guarded
 from configs.errors import UserError
 from configs.loader import Experiment, load_experiment
+from curve.tools import TOOLS, run_tool, tool_of
 
 if TYPE_CHECKING:
     from curve.cells import Cell
@@ -29,17 +29,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="rewardladder",
         description="How accurate must a reward model be, and what can be done when it is not accurate enough?",
-        epilog="Every command goes on where an earlier run stopped and skips what is finished.",
+        epilog="Every command goes on where an earlier run stopped and skips what is finished. Commands on files: "
+        + "; ".join(f"{name} ({tool.what})" for name, tool in TOOLS.items())
+        + ". `rewardladder <command> -h` says more.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, help=command.what, description=command.what)
         add_experiment_arguments(own)
-    parsed = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    tool = tool_of(given)
+    parsed = None if tool else parser.parse_args(given)
     follow_parent()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a sign gets a question mark
+    if parsed is None:
+        assert tool is not None
+        return guarded(lambda: run_tool(*tool))
     return guarded(lambda: COMMANDS[parsed.command].run(load_experiment(parsed.experiment, parsed.overrides)))
 
 
@@ -75,8 +82,8 @@ def check_sweep(experiment: Experiment) -> list[Cell]:
             f"{experiment.source}: judge.baseline {judge.baseline!r} is no cell of the sweep; "
             f"there are {', '.join(names)}"
         )
-    if judge.kind == "openai" and judge.api_key_env and not os.environ.get(judge.api_key_env, "").strip():
-        raise UserError(f"judge: the environment variable {judge.api_key_env} is not set, and the judge needs its key")
+    if judge.kind == "openai":
+        judge.api_key()
     rungs = [str(target) for target in experiment.table("rm", RMTable).ladder]
     for cell in cells:
         if cell.table.rung not in (None, *rungs):

@@ -4,11 +4,12 @@ import sys
 
 from configs.command import room_command
 from configs.loader import Experiment
-from rm.stage import run, show
 
 
 def run_and_show(experiment: Experiment) -> None:
     """Train the ladder and print it."""
+    from rm.stage import run, show  # here, so that the process follows its parent before it loads anything large
+
     run(experiment)
     show(experiment)
 

@@ -1,0 +1,176 @@
+"""Commands that work on files instead of an experiment: `rewardladder <tool> PATH… key=value …`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from configs.errors import UserError
+from configs.loader import read_words
+
+if TYPE_CHECKING:
+    from calibration.calibrator import Calibrator
+    from tasks.records import Response
+
+Words = Sequence[str]
+
+
+class Tool(NamedTuple):
+    """One tool: what it does, its arguments in words, and the function that takes them."""
+
+    what: str
+    arguments: str
+    run: Callable[[Words], None]
+
+
+def audit(words: Words) -> None:
+    """What preference files hold, and what they share."""
+    import tasks.preference_audit as tool
+
+    paths, table = read_words(words, tool.AuditTable, "audit")
+    tool.run(paths, table)
+
+
+def check_rung(words: Words) -> None:
+    """Whether a rung gives the same logits however it is asked."""
+    import rm.check as tool
+
+    paths, table = read_words(words, tool.CheckTable, "rm check")
+    tool.run(paths, table)
+
+
+def score(words: Words) -> None:
+    """Score a file of conversations."""
+    import rm.scoring as tool
+
+    paths, table = read_words(words, tool.ScoreTable, "score")
+    tool.run(paths, table)
+
+
+def benchmark(words: Words) -> None:
+    """Score a rung on a published benchmark or any pair file."""
+    import rm.benchmarks as tool
+
+    paths, table = read_words(words, tool.BenchmarkTable, "benchmark")
+    tool.run(paths, table)
+
+
+def speed(words: Words) -> None:
+    """Training and scoring speed beside TRL's."""
+    import rm.speed as tool
+
+    tool.run(words)
+
+
+def serve(words: Words) -> None:
+    """A rung behind HTTP, with calibrated rewards where its ladder was calibrated.
+
+    The calibrator is the setting `calibrator=FOLDER`; without it, the one of the same run, if there is one.
+    """
+    import rm.server as tool
+
+    named = [word.partition("=")[2] for word in words if word.startswith("calibrator=")]
+    paths, table = read_words([word for word in words if not word.startswith("calibrator=")], tool.ServeTable, "serve")
+    calibrator = find_calibrator(paths, named[-1] if named else None)
+    tool.run(paths, table, None if calibrator is None else partial(calibrated, calibrator))
+
+
+def find_calibrator(paths: Sequence[str], named: str | None) -> Calibrator | None:
+    """The calibrator of a served rung: the named folder's, or `../../calibration/<rung>/` beside the ladder.
+
+    Raises:
+        UserError: the folder holds no calibrator, or one of a rung with other units.
+    """
+    from calibration.calibrator import CALIBRATOR_FILE, Calibrator
+    from rm.units import ScoreUnits
+
+    if len(paths) != 1:
+        return None  # the tool itself asks for one rung
+    rung = Path(paths[0]).expanduser()
+    folder = Path(named).expanduser() if named else rung.absolute().parent.parent / "calibration" / rung.name
+    if not named and not (folder / CALIBRATOR_FILE).exists():
+        return None
+    calibrator = Calibrator.load(folder)
+    calibrator.refuse_other_units(ScoreUnits.load(rung), str(rung))
+    return calibrator
+
+
+def calibrated(calibrator: Calibrator, logits: Sequence[float], texts: Sequence[str]) -> list[float]:
+    """Calibrated rewards of answers; a text with reasoning tags is taken apart, another is all answer."""
+    return [calibrator.reward(logit, read_answer(text)).reward for logit, text in zip(logits, texts, strict=True)]
+
+
+def read_answer(text: str) -> Response:
+    """`<think> … </think><answer> … </answer>` where any of these tags stands in the text; else all of it is answer."""
+    from tasks.records import Response
+    from tasks.responses import TAGS, read_tagged
+
+    if any(tag in text for tag in TAGS):
+        return read_tagged(text)
+    return Response(think="", answer=text, well_formed=True)
+
+
+def tool_of(arguments: Words) -> tuple[str, Words] | None:
+    """The tool that a command line names, and what it gives it; None where it names none."""
+    for name in TOOLS:
+        parts = name.split()
+        if list(arguments[: len(parts)]) == parts:
+            return name, arguments[len(parts) :]
+    return None
+
+
+def help_of(name: str) -> str:
+    """What a tool does, its arguments and its settings."""
+    tool = TOOLS[name]
+    return f"usage: rewardladder {name} {tool.arguments}\n\n{tool.what}"
+
+
+def run_tool(name: str, words: Words) -> None:
+    """Run a tool, or print its help.
+
+    Raises:
+        UserError: what the tool refuses, or words that look like options.
+    """
+    if any(word in ("-h", "--help") for word in words):
+        print(help_of(name))
+        return
+    option = next((word for word in words if word.startswith("--")), None)
+    if option:
+        raise UserError(f"{name}: {option!r} is no setting; settings are written key=value, see rewardladder {name} -h")
+    TOOLS[name].run(words)
+
+
+TOOLS = {
+    "audit": Tool(
+        "what preference files hold, and which rows they share: exact, swapped, near",
+        "train.jsonl validation.jsonl [dataset=nvidia/HelpSteer3] [output=audit.json] [key=value …]",
+        audit,
+    ),
+    "score": Tool(
+        "score a file of conversations with one or more rungs; goes on where it stopped",
+        "RUNG [RUNG …] conversations.jsonl output=scores.jsonl [batch_tokens=…] [max_length=…] [key=value …]",
+        score,
+    ),
+    "serve": Tool(
+        "a rung behind HTTP: POST /score, POST /get_reward (OpenRLHF), GET /health",
+        "RUNG port=8000 [host=127.0.0.1] [calibrator=FOLDER] [api_key_env=NAME] [policy=FOLDER] [key=value …]",
+        serve,
+    ),
+    "benchmark": Tool(
+        "score a rung on RewardBench 2, RM-Bench, JudgeBench, LLMBar or any pair file",
+        "RUNG DATA [DATA …] [kind=auto] [output=figures.json] [items=items.jsonl] [key=value …]",
+        benchmark,
+    ),
+    "rm check": Tool(
+        "does a rung give the same logits alone, batched, padded, packed, saved and in bfloat16?",
+        "RUNG [exact_bound=…] [bf16_bound=…] [key=value …]",
+        check_rung,
+    ),
+    "speed": Tool(
+        "how fast reward models train and score here, beside TRL's trainer and a padded pipeline",
+        "[shape=tiny|3b|7b] [prompts=prompts.jsonl] [memory_gib=…] [output=figures.json] [key=value …]",
+        speed,
+    ),
+}

@@ -1,0 +1,323 @@
+"""The endpoints of the reward-model server (rm.server): a body in, checked; rows to the batcher; JSON out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from configs.terminal import say
+from rm.chat_form import ChatForm
+from rm.conversations import Answer, demand_text, read_answers
+from rm.microbatch import MicroBatcher, QueueFull
+from tasks.base_folder import describe_template
+from tasks.preference_fields import RowProblem
+
+if TYPE_CHECKING:
+    from rm.loaded_rungs import LoadedRung
+    from rm.server import ServeTable
+
+Calibrate = Callable[[Sequence[float], Sequence[str]], Sequence[float]]
+"""Rewards of (logits, texts of the answers), both of shape (N,)."""
+
+DRAIN_GRACE_S = 1.0
+"""How long a draining server at least stays to tell clients 503, instead of breaking connections under them."""
+READ_AND_FORGET = 8
+"""A body of up to this many times the limit is read to its end, so that the client can read why it was refused."""
+
+
+class Refused(Exception):
+    """A request that is not answered, with the HTTP status and one line why."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = " ".join(message.split())
+
+
+class Gate:
+    """Counts the requests inside, and keeps new ones out when it is full or the server drains."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.inside = self.answered = self.refused = 0
+        self._draining_since: float | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused for good."""
+        return self._draining_since is not None
+
+    @property
+    def drained(self) -> bool:
+        """Whether the server may end."""
+        since = self._draining_since
+        return since is not None and not self.inside and time.monotonic() - since >= DRAIN_GRACE_S
+
+    def drain(self) -> None:
+        """From now on, refuse."""
+        if self._draining_since is None:
+            self._draining_since = time.monotonic()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            Refused: there is none.
+        """
+        if self.draining:
+            raise Refused(503, "draining", "the server is about to end; ask another one")
+        if self.inside >= self.most:
+            raise Refused(503, "busy", f"{self.most} requests are being answered; try again")
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+
+class Endpoints:
+    """The three endpoints around one rung."""
+
+    def __init__(
+        self,
+        rung: LoadedRung,
+        limits: ServeTable,
+        policy_tokenizer: Any,
+        calibrate: Calibrate | None,
+        api_key: str | None,
+        version: str | None,
+    ) -> None:
+        self.rung = rung
+        self.limits = limits
+        self.form = ChatForm.of(policy_tokenizer)
+        self.calibrate = calibrate
+        self.version = version
+        self.max_length = limits.max_length or rung.context
+        self.gate = Gate(limits.max_requests)
+        self.batcher = MicroBatcher(rung.logits, limits.batch_tokens, limits.wait_ms / 1000, limits.max_queue_tokens)
+        self.template = describe_template(rung.scorer.tokenizer)
+        self._key = None if api_key is None else f"Bearer {api_key}".encode()
+        # Tokenizers are not safe to call from several threads, and a long text must not hold up the event loop.
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encoding")
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        app = Starlette(
+            routes=[
+                Route("/score", self.score, methods=["POST"]),
+                Route("/get_reward", self.get_reward, methods=["POST"]),
+                Route("/health", self.health, methods=["GET"]),
+            ],
+            exception_handlers={Refused: self._refuse, HTTPException: self._refuse_http, Exception: _fail},
+        )
+        app.router.redirect_slashes = False
+        app.state.gate, app.state.batcher = self.gate, self.batcher
+        return app
+
+    async def score(self, request: Request) -> Response:
+        """The plain protocol."""
+        logits, rewards = await self._answer(request, self._read_conversations)
+        return _json(
+            {
+                "rung": self.rung.name,
+                "logits": logits,
+                "scores": [self.rung.units.score(logit) for logit in logits],
+                "rewards": rewards,
+                "units": asdict(self.rung.units),
+            }
+        )
+
+    async def get_reward(self, request: Request) -> Response:
+        """OpenRLHF's protocol: the reward is the calibrated one, or the score where nothing calibrates."""
+        logits, rewards = await self._answer(request, self._read_queries)
+        scores = [self.rung.units.score(logit) for logit in logits]
+        return _json({"rewards": rewards or scores, "scores": scores, "extra_logs": {"logit": logits}})
+
+    async def health(self, _: Request) -> Response:
+        """Whether requests are taken, and what answers them."""
+        ok = not self.gate.draining
+        record = {
+            "ok": ok,
+            "status": "ok" if ok else "draining",
+            "rung": self.rung.name,
+            "accuracy": self.rung.card.get("accuracy"),
+            **self.template,
+            "calibrated": self.calibrate is not None,
+            "max_length": self.max_length,
+            "queue": self.batcher.waiting,
+            "requests": self.gate.inside,
+            "version": self.version,
+        }
+        return _json(record, 200 if ok else 503)
+
+    async def _answer(
+        self, request: Request, read: Callable[[Any], list[Answer]]
+    ) -> tuple[list[float], list[float] | None]:
+        self._demand_key(request)
+        with self.gate.entered():
+            body = await self._body(request)
+            loop = asyncio.get_running_loop()
+            answers, rows = await loop.run_in_executor(self._encoder, self._prepare, body, read)
+            try:
+                logits = await asyncio.wrap_future(self.batcher.submit(rows))
+            except QueueFull:
+                raise Refused(503, "busy", "the queue of the model is full; try again") from None
+            if not all(map(math.isfinite, logits)):
+                raise Refused(500, "not_finite", f"rung {self.rung.name} gave a logit that is no number")
+            rewards = None
+            if self.calibrate is not None:
+                texts = [answer.text for answer in answers]
+                rewards = list(await loop.run_in_executor(self._encoder, self.calibrate, logits, texts))
+                if len(rewards) != len(logits) or not all(map(math.isfinite, rewards)):
+                    raise Refused(500, "not_finite", f"the calibration of rung {self.rung.name} gave no number")
+            self.gate.answered += 1
+            return logits, rewards
+
+    def _demand_key(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if self._key is not None and not secrets.compare_digest(given, self._key):
+            raise Refused(401, "wrong_key", "send the key as Authorization: Bearer …")
+
+    async def _body(self, request: Request) -> bytes:
+        most = self.limits.max_body_bytes
+        too_large = Refused(413, "body_too_large", f"a body may have {most:,} bytes; send fewer conversations at once")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > READ_AND_FORGET * most:
+            raise too_large
+        pieces, size = [], 0
+        try:
+            async with asyncio.timeout(self.limits.body_timeout_s):
+                async for piece in request.stream():
+                    size += len(piece)
+                    if size > READ_AND_FORGET * most:
+                        raise too_large
+                    if size <= most:
+                        pieces.append(piece)
+        except TimeoutError:
+            raise Refused(408, "too_slow", f"the body did not come in {self.limits.body_timeout_s:g} s") from None
+        except ClientDisconnect:
+            raise Refused(400, "disconnected", "the client left before its body was whole") from None
+        if size > most:
+            raise too_large
+        return b"".join(pieces)
+
+    def _prepare(self, body: bytes, read: Callable[[Any], list[Answer]]) -> tuple[list[Answer], list[Sequence[int]]]:
+        """Read, check and tokenise a body; runs in the thread of the tokenizer."""
+        try:
+            record = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise Refused(400, "bad_json", f"the body is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise Refused(422, "wrong_type", f"the body must be an object, found {type(record).__name__}")
+        answers = read(record)
+        rows: list[Sequence[int]] = []
+        for number, answer in enumerate(answers):
+            try:
+                row = self.rung.encode(answer.chat, answer.text)
+            except ValueError as error:
+                raise Refused(422, "wrong_chat", f"conversation {number}: {error}") from None
+            if len(row) > self.max_length:
+                raise Refused(
+                    422, "too_long", f"conversation {number}: {len(row)} tokens, at most {self.max_length} are read"
+                )
+            rows.append(row)
+        tokens = sum(map(len, rows))
+        if tokens > self.limits.max_queue_tokens:
+            most = self.limits.max_queue_tokens
+            raise Refused(413, "too_many_tokens", f"{tokens} tokens, at most {most} may wait; send fewer conversations")
+        return answers, rows
+
+    def _read_conversations(self, record: dict[str, Any]) -> list[Answer]:
+        answers: list[Answer] = []
+        for number, row in enumerate(self._list(record, "conversations")):
+            if not isinstance(row, dict):
+                raise Refused(422, "wrong_type", f"conversation {number}: an object is needed, found {_kind(row)}")
+            try:
+                read = read_answers(row)
+            except RowProblem as problem:
+                raise Refused(422, problem.reason, f"conversation {number}: {problem.detail}") from None
+            if len(read) != 1:
+                raise Refused(422, "two_answers", f"conversation {number}: a pair; send each answer by itself")
+            answers += read
+        return answers
+
+    def _read_queries(self, record: dict[str, Any]) -> list[Answer]:
+        """Labels are not read: a reward model knows no labels."""
+        queries, prompts = self._list(record, "query"), self._list(record, "prompts")
+        if len(queries) != len(prompts):
+            raise Refused(422, "lengths_differ", f"{len(queries)} query and {len(prompts)} prompts; each needs its own")
+        answers: list[Answer] = []
+        for number, (query, prompt) in enumerate(zip(queries, prompts, strict=True)):
+            place = f"prompts[{number}]"
+            try:
+                chat = self.form.turns_of(demand_text(prompt, place))
+                place = f"query[{number}]"
+                answers.append(Answer(chat, self.form.answer_of(demand_text(query, place), prompt)))
+            except RowProblem as problem:
+                where = "" if problem.detail.startswith(place) else f"{place}: "
+                raise Refused(422, problem.reason, f"{where}{problem.detail}") from None
+        return answers
+
+    def _list(self, record: dict[str, Any], key: str) -> list[Any]:
+        if not isinstance(record.get(key), list) or not record[key]:
+            found = "nothing" if key not in record else "an empty list" if record[key] == [] else _kind(record[key])
+            raise Refused(422, "wrong_type", f"{key} must be a list that is not empty, found {found}")
+        if len(record[key]) > self.limits.max_conversations:
+            most = self.limits.max_conversations
+            raise Refused(413, "too_many", f"{len(record[key])} {key}, at most {most} in a request")
+        return list(record[key])
+
+    async def _refuse(self, _: Request, refused: Exception) -> Response:
+        assert isinstance(refused, Refused)
+        self.gate.refused += 1
+        headers = {"Retry-After": "1"} if refused.status == 503 else {}
+        if refused.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if self.gate.draining or refused.code in ("body_too_large", "too_slow"):
+            headers["Connection"] = "close"
+        return _json({"error": {"code": refused.code, "message": refused.message}}, refused.status, headers)
+
+    async def _refuse_http(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        self.gate.refused += 1
+        messages = {
+            404: "there are POST /score, POST /get_reward and GET /health",
+            405: f"this address takes {(error.headers or {}).get('Allow', 'another method')}",
+        }
+        code = {404: "unknown_path", 405: "wrong_method"}.get(error.status_code, "refused")
+        message = messages.get(error.status_code, str(error.detail))
+        return _json({"error": {"code": code, "message": message}}, error.status_code, dict(error.headers or {}))
+
+
+async def _fail(_: Request, error: Exception) -> Response:
+    """What nobody foresaw; the server logs the traceback, the client gets one line."""
+    say(f"a request failed: {type(error).__name__}")
+    return _json({"error": {"code": "failed", "message": "the rung could not score this; see the server's log"}}, 500)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a text", type(None): "null"}.get(type(value), type(value).__name__)
+
+
+def _json(record: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(record, allow_nan=False), status, headers, media_type="application/json")
