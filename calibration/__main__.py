@@ -2,14 +2,16 @@
 
 import sys
 
-from calibration.stage import RM_ROOM, run, show
 from configs.command import room_command
 from configs.loader import Experiment
-from configs.runfolder import is_finished
 
 
 def run_and_show(experiment: Experiment) -> None:
     """Train the ladder where it is missing, calibrate it and print before and after."""
+    # Here, so that the process follows its parent before it loads anything large.
+    from calibration.stage import RM_ROOM, run, show
+    from configs.runfolder import is_finished
+
     if not is_finished(experiment.folder / RM_ROOM):
         import rm.stage  # only here: the rest of this room runs without torch
 

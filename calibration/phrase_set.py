@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from configs.errors import UserError
-from configs.loader import Table
+from configs.loader import Table, parse_yaml
 from configs.records import sha256_of_record
 
 FOLDER = Path(__file__).parent / "phrases"
@@ -92,11 +92,12 @@ def load_phrase_set(name_or_path: str) -> PhraseSet:
 def read_phrase_set(path: Path) -> PhraseSet:
     """Read one phrase set file."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such phrase set file") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
+        place = str(path).replace("\0", "\\0")
+        raise UserError(f"{place}: not readable as YAML ({' '.join(str(error).split())})") from None
     return checked_phrase_set(tree, str(path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ MENDABLE = (
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 )
 """Errors of the file system that a user can mend: no space, no right, or something else where a folder should be."""
+CUT_CHECKPOINT = re.compile(r"inline_container\.cc.*(unexpected pos|PytorchStreamWriter)", re.DOTALL)
+"""What torch says, as RuntimeError, when the file of a checkpoint does not take all bytes; it keeps no error number."""
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -73,9 +76,11 @@ def guarded(work: Callable[[], None]) -> int:
         where = f" ({error.filename})" if error.filename else ""
         return _ask_to_mend(f"{error.strerror}{where}")
     except Exception as error:
-        if os.strerror(errno.ENOSPC) not in str(error):  # safetensors wraps a full disk in an exception of its own
-            raise
-        return _ask_to_mend(os.strerror(errno.ENOSPC))
+        if os.strerror(errno.ENOSPC) in str(error):  # safetensors wraps a full disk in an exception of its own
+            return _ask_to_mend(os.strerror(errno.ENOSPC))
+        if isinstance(error, RuntimeError) and CUT_CHECKPOINT.search(str(error)):
+            return _ask_to_mend(f"a checkpoint could not be written to its end, as if {os.strerror(errno.ENOSPC)}")
+        raise
     return 0
 
 

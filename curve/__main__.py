@@ -5,11 +5,12 @@ import sys
 from configs.command import room_command
 from configs.errors import UserError
 from configs.loader import Experiment
-from curve.stage import run, show
 
 
 def run_and_show(experiment: Experiment) -> None:
     """Make what is missing, draw the curve and print it."""
+    from curve.stage import run, show  # here, so that the process follows its parent before it loads anything large
+
     failure = run(experiment)
     show(experiment)
     if failure:

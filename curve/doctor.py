@@ -156,14 +156,9 @@ def _endpoint(experiment: Experiment) -> tuple[bool, str]:
     table = experiment.table("judge", JudgeTable)
     if table.kind != "openai":
         return True, "the judge is the world's gold; no endpoint is needed"
-    key = os.environ.get(table.api_key_env, "").strip() if table.api_key_env else "none"
-    if not (key.isascii() and key.isprintable()):
-        return False, f"the key in {table.api_key_env} has characters that no key has"
-    if not key:
-        return False, f"the environment variable {table.api_key_env} is not set"
     import openai
 
-    client = openai.OpenAI(base_url=table.base_url, api_key=key, timeout=ENDPOINT_TIMEOUT_S, max_retries=0)
+    client = openai.OpenAI(base_url=table.base_url, api_key=table.api_key(), timeout=ENDPOINT_TIMEOUT_S, max_retries=0)
     try:
         names = [model.id for model in client.models.list()]
     except openai.OpenAIError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json
 from configs.runfolder import MANIFEST, STARTED
@@ -31,7 +33,10 @@ def show_status(experiment: Experiment) -> None:
     for name, inside in stages_of(experiment):
         folder = experiment.folder / inside
         if (folder / MANIFEST).exists():
-            manifest = read_json(folder / MANIFEST)
+            manifest = _read_manifest(folder)
+            if manifest is None:
+                rows.append((name, inside, "damaged", None, None))
+                continue
             rows.append((name, inside, "finished", manifest.get("seconds"), manifest.get("finished")))
             done += 1
         else:
@@ -40,3 +45,17 @@ def show_status(experiment: Experiment) -> None:
         f"status of {experiment.name}  ({experiment.folder})", ("stage", "folder", "state", "seconds", "at"), rows
     )
     say(f"{done} of {len(rows)} stages are finished.")
+    damaged = [row[1] for row in rows if row[2] == "damaged"]
+    if damaged:
+        say(
+            f"damaged: the {MANIFEST} of {', '.join(damaged)} is none of this tool's; delete the folder to make it anew"
+        )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage; None where it was cut or edited into something else."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except UserError:
+        return None
+    return manifest if isinstance(manifest, dict) else None

@@ -4,11 +4,12 @@ import sys
 
 from configs.command import room_command
 from configs.loader import Experiment
-from judge.stage import run, show
 
 
 def run_and_show(experiment: Experiment) -> None:
     """Judge all cells and print their table."""
+    from judge.stage import run, show  # here, so that the process follows its parent before it loads anything large
+
     run(experiment)
     show(experiment)
 

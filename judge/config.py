@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from configs.errors import UserError
 from configs.loader import Table
 
 JudgeKind = Literal["gold", "openai", "gold_endpoint"]
@@ -15,6 +17,7 @@ PromptName = Literal["pairwise", "paper"]
 Disagreement = Literal["tie", "pooled"]
 
 GOLD_MODEL = "gold"
+NO_KEY = "none"
 OPENAI_URL = "https://api.openai.com/v1"
 _ALIAS_FAMILY = re.compile(r"(gpt-|chatgpt-|o\d|claude-|gemini-)", re.IGNORECASE)
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}|20\d{6}|-(\d{4}|0\d{2})(-preview)?$")
@@ -63,7 +66,13 @@ class JudgeTable(Table):
 
     @model_validator(mode="after")
     def _meaningful(self) -> JudgeTable:
-        url = urlsplit(self.base_url)
+        try:
+            url = urlsplit(self.base_url)
+            _ = url.port  # reading it is what checks it
+        except ValueError:  # whose words may repeat a key
+            raise ValueError("base_url is no address; its host or its port (0 to 65535) cannot be read") from None
+        if not self.base_url.isprintable() or " " in self.base_url:
+            raise ValueError("base_url must hold no blanks")
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(f"base_url must begin with http:// or https://, found {url.scheme or 'no scheme'}")
         if url.username or url.password or url.query:
@@ -78,6 +87,24 @@ class JudgeTable(Table):
         How fast and how patiently is asked does not enter, nor what this kind of judge never looks at.
         """
         return {key: value for key, value in self.model_dump(mode="json").items() if key in DECIDING[self.kind]}
+
+    def api_key(self) -> str:
+        """The key of the endpoint, from the environment; a placeholder where the endpoint wants none.
+
+        Raises:
+            UserError: the variable is not set, or holds what no key is.
+        """
+        if self.api_key_env is None:
+            return NO_KEY
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise UserError(
+                f"judge: the environment variable {self.api_key_env} is not set; put the key of {self.base_url} into "
+                "it, or say judge.api_key_env=null for an endpoint that wants none"
+            )
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            raise UserError(f"judge: the key in {self.api_key_env} has characters that no key has; put it in again")
+        return key
 
     def alias_warning(self) -> str | None:
         """One line where the model's name has no date, so that its verdicts may change without notice."""

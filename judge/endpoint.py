@@ -13,7 +13,7 @@ import email.utils
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +33,7 @@ LONGEST_RETRY_AFTER_S = 900.0
 BREAKER = 20
 """So many failures in a row, without a reply between them, end the run."""
 ERROR_LENGTH = 300
+SHORTEST_SECRET = 8
 PASSING_STATUS = (408, 409, 425, 429)
 POLL_S = 0.1
 """Seconds between two looks at requests that another process on the same store is asking."""
@@ -144,6 +145,19 @@ def read_reply(completion: Any) -> Reply:
     )
 
 
+def without_key(reply: Reply, key: str) -> Reply:
+    """The reply without the key, which an endpoint that echoes the request's headers puts into its words.
+
+    A key shorter than `SHORTEST_SECRET` is a placeholder for an endpoint that wants none, and may be part of a word.
+    """
+    if len(key) < SHORTEST_SECRET:
+        return reply
+    clean: dict[str, Any] = {
+        name: value.replace(key, "[key]") if isinstance(value, str) else value for name, value in asdict(reply).items()
+    }
+    return Reply(**clean)
+
+
 class _Asking:
     """One run of requests against one endpoint."""
 
@@ -233,9 +247,9 @@ class _Asking:
         except openai.APIConnectionError as error:
             cause = f": {error.__cause__}" if error.__cause__ else ""
             raise PassingFailure(self._clean(f"{type(error).__name__}{cause}")) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise PassingFailure("the reply is no JSON") from None
-        return read_reply(completion)
+        return without_key(read_reply(completion), self.endpoint.api_key)
 
     def _judged(self, error: openai.APIStatusError) -> Exception:
         """What a status means: it may pass, it concerns this request, or it concerns all of them."""

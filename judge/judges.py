@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.errors import UserError
 from configs.records import sha256_of_record
 from judge.answers import Question
 from judge.config import GOLD_MODEL, JudgeKind, JudgeTable
@@ -81,14 +79,7 @@ def gold_directly(court: Court) -> Iterator[Decide]:
 def model_over_http(court: Court) -> Iterator[Decide]:
     """A model behind an OpenAI-compatible endpoint."""
     table = court.table
-    key = os.environ.get(table.api_key_env, "").strip() if table.api_key_env else "no-key-wanted"
-    if not key:
-        raise UserError(
-            f"judge: the environment variable {table.api_key_env} is not set; put the key of {table.base_url} into it, "
-            "or say judge.api_key_env=null for an endpoint that wants none"
-        )
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise UserError(f"judge: the key in {table.api_key_env} has characters that no key has; put it in again")
+    key = table.api_key()
     with ReplyStore(court.folder / STORE_FILE) as store:
         yield _asking(table, _endpoint(table, table.base_url, key), table.model, table.base_url, store)
 

@@ -83,22 +83,26 @@ class ReplyStore:
                     "(key TEXT PRIMARY KEY, pid INTEGER NOT NULL, until REAL NOT NULL)"
                 )
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: not usable as a store of replies ({error}); move it away and ask again") from None
+            raise self._damaged(error) from None
 
     def get(self, key: str) -> Reply | None:
-        """The stored reply, or None where nothing was ever answered."""
-        row = self._database.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Reply(**json.loads(row[0]))
+        """The stored reply, or None where nothing was ever answered.
+
+        Raises:
+            UserError: the file is damaged; so do all other methods.
+        """
+        row = self._one("SELECT reply FROM replies WHERE key = ?", (key,))
+        if row is None:
+            return None
+        try:
+            return _as_reply(json.loads(row[0]))
+        except (TypeError, ValueError, RecursionError):
+            raise self._damaged(f"the reply of {key[:12]} is no reply") from None
 
     def put(self, key: str, request: ChatRequest, reply: Reply) -> Reply:
         """Keep a reply and return the one that counts: the first that any process stored."""
         record = (key, canonical_json(request.record), canonical_json(asdict(reply)))
-        try:
-            self._database.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", record)
-        except sqlite3.OperationalError as error:
-            raise UserError(
-                f"{self.path}: a reply cannot be kept ({error}); mend it and run the same command"
-            ) from None
+        self._execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", record)
         return self.get(key) or reply
 
     def claim(self, key: str) -> bool:
@@ -107,9 +111,11 @@ class ReplyStore:
         Two processes that judge the same pairs at once would otherwise pay for each of them twice.
         """
         now, mine = time.time(), os.getpid()
-        row = self._database.execute("SELECT pid FROM claims WHERE key = ?", (key,)).fetchone()
+        row = self._one("SELECT pid FROM claims WHERE key = ?", (key,))
+        if row is not None and not isinstance(row[0], int):
+            raise self._damaged(f"the claim of {key[:12]} names no process")
         free_of = row[0] if row is not None and not _alive(row[0]) else mine
-        claimed = self._database.execute(
+        claimed = self._execute(
             "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET pid = excluded.pid, "
             "until = excluded.until WHERE claims.until < ? OR claims.pid IN (?, ?)",
             (key, mine, now + CLAIM_S, now, mine, free_of),
@@ -118,16 +124,51 @@ class ReplyStore:
 
     def release(self, key: str) -> None:
         """End this process's reservation of a request."""
-        self._database.execute("DELETE FROM claims WHERE key = ? AND pid = ?", (key, os.getpid()))
+        self._execute("DELETE FROM claims WHERE key = ? AND pid = ?", (key, os.getpid()))
 
     def __len__(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM replies").fetchone()[0])
+        row = self._one("SELECT count(*) FROM replies", ())
+        return int(row[0]) if row is not None else 0
+
+    def _one(self, question: str, values: tuple[Any, ...]) -> Any:
+        try:
+            return self._execute(question, values).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from None
+
+    def _execute(self, question: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        try:
+            return self._database.execute(question, values)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise UserError(  # no space, no right, locked for too long
+                    f"{self.path}: the store of replies cannot be used ({error}); mend it and run the same command"
+                ) from None
+            raise self._damaged(error) from None
+
+    def _damaged(self, what: object) -> UserError:
+        return UserError(f"{self.path}: not usable as a store of replies ({what}); move it away and ask again")
 
     def __enter__(self) -> ReplyStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._database.close()
+
+
+def _as_reply(record: Any) -> Reply:
+    """The reply in a row.
+
+    Raises:
+        TypeError: it has other fields or types than this tool writes.
+    """
+    reply = Reply(**record)
+    texts = (reply.refusal, reply.finish_reason, reply.model, reply.fingerprint)
+    if not isinstance(reply.content, str) or not all(isinstance(text, (str, type(None))) for text in texts):
+        raise TypeError("a text is needed")
+    if not isinstance(reply.usage, (dict, type(None))):
+        raise TypeError("a table of numbers is needed")
+    return reply
 
 
 def _alive(pid: int) -> bool:

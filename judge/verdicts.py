@@ -168,9 +168,11 @@ def _json_offers(text: str) -> list[Offer]:
     while start >= 0:
         try:
             pairs, end = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
+        except ValueError:
             start = text.find("{", start + 1)
             continue
+        except RecursionError:
+            break  # trying every inner brace of such a text would take minutes, and no verdict is that deep
         offered = [value for key, value in pairs if key == "verdict"]
         if offered:
             offers.append((start, _word(offered[-1])))

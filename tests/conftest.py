@@ -7,10 +7,12 @@ of taught bases is shared by all processes through REWARDLADDER_CACHE.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from configs.loader import Experiment, load_experiment
 
@@ -47,10 +49,13 @@ def small_experiment(runs_dir: Path, *overrides: str) -> Experiment:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache of taught bases for all test processes and runs."""
+    """One cache of taught bases for all test processes and runs, which begins with the golden one."""
     root = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         root = root.parent
+    with FileLock(root / "bases.lock"):
+        if not (root / "bases").exists():
+            shutil.copytree(ROOT / "tests" / "golden" / "bases", root / "bases")
     before = os.environ.get("REWARDLADDER_CACHE")
     os.environ["REWARDLADDER_CACHE"] = str(root / "bases")
     yield

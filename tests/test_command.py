@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from configs.command import follow_parent, guarded, room_command
 from configs.errors import UserError
-from configs.loader import Experiment
+from configs.loader import ROOMS, Experiment
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,6 +67,22 @@ def test_a_disk_that_is_full_while_weights_are_saved_is_one_line(capsys: pytest.
     error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert guarded(raising(error)) == 2
     assert capsys.readouterr().err == "error: No space left on device; mend it and run the same command again\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is needed")
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    assert guarded(lambda: torch.save({"weights": torch.zeros(100_000)}, "/dev/full")) == 2
+    err = capsys.readouterr().err
+    assert "could not be written to its end, as if No space left on device; mend it" in err
+    assert err.count("\n") == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_full_disk() -> None:
+    cut = "[enforce fail at inline_container.cc:3] . PytorchStreamReader failed reading zip archive"
+    with pytest.raises(RuntimeError):
+        guarded(raising(RuntimeError(cut)))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +137,15 @@ def test_no_pipe_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     before = threading.active_count()
     follow_parent()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_follows_its_parent_before_it_loads_anything_large(room: str) -> None:
+    """A parent that is killed while its child still imports would otherwise leave the child behind."""
+    large = {"torch", "transformers", "numpy", "scipy", "pandas", "openai"}
+    program = f"import sys, {room}.__main__; print(sorted({large!r} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")
 
 
 CHILD = """

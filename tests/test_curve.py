@@ -18,7 +18,7 @@ from curve.cells import expand
 from curve.cli import main
 from curve.points import COLUMNS, over_seeds
 from curve.report import findings_of
-from tests.conftest import ROOT, SMALL_ADVICE
+from tests.conftest import ROOT, SMALL_ADVICE, small_experiment
 
 SWEEP = "curve.sweep=[{reward: [gold, rpr_only]}, {reward: [raw, rpr], rung: [55, 60]}]"
 
@@ -98,6 +98,18 @@ def test_status_counts_what_is_finished(run_folder: Path, capsys: pytest.Capture
     assert "18 of 18 stages are finished" in out
     assert main(["status", *arguments(run_folder.parent, "name=other")]) == 0
     assert "0 of 18 stages are finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"made_from": ', '"text"', "[" * 100_000])
+def test_status_shows_a_damaged_manifest_as_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    folder = small_experiment(tmp_path).folder / "tasks"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(content)
+    assert main(["status", str(ROOT / "configs" / "demo.yaml"), f"runs_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "damaged" in out and "the manifest.json of tasks is none of this tool's; delete the folder" in out
 
 
 def test_doctor_is_well_on_an_offline_world(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

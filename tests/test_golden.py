@@ -1,7 +1,8 @@
 """The small runs go the way they went when the golden files were written.
 
-Rounding differs between processors, and sampling turns a rounding into another word now and then; so early steps must
-agree closely, and later ones and rungs within what such a word can do.
+They start from a base that is stored beside them. Rounding differs between processors, and sampling turns a rounding
+into another word now and then; so early steps must agree closely, and later ones and rungs within what such a word can
+do.
 """
 
 from __future__ import annotations

@@ -136,6 +136,9 @@ TROUBLES: dict[str, tuple[int, dict[str, str], bytes] | None] = {
     "page": (200, {"content-type": "text/html"}, b"<html>busy</html>"),
     "cut": (200, {}, completion("reply to nobody")[:-20]),
     "empty": (200, {}, b'{"choices": []}'),
+    "deep": (200, {}, b"[" * 100_000),
+    "deeper": (200, {"content-type": "text/plain"}, b'{"a":' * 100_000),
+    "abyss": (500, {}, b"[" * 100_000),
     "schema": (200, {}, b'{"choices": [{"message": {"content": 7}}]}'),
     "silent": (200, {}, completion(None)),
     "closed": None,
@@ -272,6 +275,20 @@ def test_the_key_goes_into_the_header_and_nowhere_else(tmp_path: Path) -> None:
     assert KEY not in failure.error
     assert KEY not in repr(reached)
     assert KEY.encode() not in files
+
+
+def test_a_key_that_the_endpoint_echoes_is_not_kept(tmp_path: Path) -> None:
+    def script(text: str, before: int) -> tuple[int, dict[str, str], bytes]:
+        said = completion(f"You sent Bearer {KEY}.", finish_reason=KEY, message={"content": f"{KEY}", "refusal": KEY})
+        return 200, {}, said if text == "all" else completion(f"You sent Bearer {KEY}.")
+
+    with serving(script) as stub, ReplyStore(tmp_path / "s.sqlite") as store:
+        plain, everywhere = ask_all([request("plain"), request("all")], reaching(stub), store)
+        assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert isinstance(plain, Reply) and plain.content == "You sent Bearer [key]."
+        assert isinstance(everywhere, Reply) and KEY not in repr(everywhere)
+        (short,) = ask_all([request("x")], Endpoint(stub.url, "e"), store)
+        assert isinstance(short, Reply) and "Bearer" in short.content
 
 
 def _lower(headers: dict[str, str]) -> dict[str, str]:

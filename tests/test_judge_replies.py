@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from configs.errors import UserError
 from configs.loader import load_experiment
 from judge.__main__ import run_and_show
 from judge.answers import Answer, Pair, Question
@@ -14,7 +16,7 @@ from judge.config import JudgeTable
 from judge.endpoint import Failure
 from judge.gold_endpoint import GoldJudge
 from judge.judges import VERDICT_SCHEMA, Court, chat_request, open_judge, read_outcome
-from judge.store import Reply
+from judge.store import ChatRequest, Reply, ReplyStore
 from tasks.arithmetic import messages_for
 from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
 from tasks.records import Grade, Prompt
@@ -109,6 +111,55 @@ def test_without_gold_the_gold_judge_says_so(tmp_path: Path) -> None:
     with open_judge(court) as decide:
         (verdict,) = decide([question()], "t")
     assert (verdict.status, verdict.verdict) == ("no_gold", None)
+
+
+REQUEST = ChatRequest("here", {"model": "m"})
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("replies", (REQUEST.key, "{}", "{}")),
+        ("replies", (REQUEST.key, "{}", "[" * 100_000)),
+        ("replies", (REQUEST.key, "{}", b"\xff\x00")),
+        ("replies", (REQUEST.key, "{}", 7)),
+        ("replies", (REQUEST.key, "{}", '{"content": 1, "refusal": null, "finish_reason": null}')),
+        ("claims", (REQUEST.key, "nobody", 0.0)),
+    ],
+)
+def test_a_damaged_row_of_the_store_is_one_line(tmp_path: Path, table: str, row: tuple[Any, ...]) -> None:
+    path = tmp_path / "replies.sqlite"
+    with ReplyStore(path):
+        pass
+    with sqlite3.connect(path) as database:
+        database.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", row)
+    database.close()
+    with ReplyStore(path) as store, pytest.raises(UserError, match=r"replies\.sqlite: not usable .* move it away"):
+        if table == "replies":
+            store.get(REQUEST.key)
+        else:
+            store.claim(REQUEST.key)
+
+
+def test_a_damaged_or_foreign_store_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "replies.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE replies (key TEXT PRIMARY KEY, other TEXT)")
+    database.close()
+    with ReplyStore(path) as store:
+        for use in (lambda: store.get("k"), lambda: store.put("k", REQUEST, Reply("", None, None, None, None, None))):
+            with pytest.raises(UserError, match=r"not usable as a store of replies .* move it away and ask again"):
+                use()
+    path.unlink()
+    with ReplyStore(path) as store:
+        for i in range(2000):
+            store.put(f"{i}", REQUEST, Reply("x" * 500, None, None, None, None, None))
+    content = bytearray(path.read_bytes())
+    content[8192:-4096] = b"\xa5" * len(content[8192:-4096])
+    path.write_bytes(content)
+    with ReplyStore(path) as store, pytest.raises(UserError, match=r"malformed.*move it away and ask again"):
+        for i in range(2000):
+            store.get(f"{i}")
 
 
 def test_the_command_judges_an_experiment_with_the_task_it_names(

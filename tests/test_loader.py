@@ -123,6 +123,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -
         ("seed: one", "seed must be a whole number of at least 0, found 'one'"),
         ("runs_dir: 3", "runs_dir must be a folder, found 3"),
         ("runs_dir: ''", "runs_dir must be a folder, found ''"),
+        ('runs_dir: "a\\0b"', r"runs_dir must be a folder, found 'a\x00b'"),
         # values of a table
         ("rm: {}", "rm.steps is missing and has no default"),
         ("rm: {steps: 1, kind: grop}", "rm.kind: 'grop' is not allowed; choose grpo or ppo; did you mean grpo?"),
@@ -140,6 +141,11 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -
             "rm: {steps: 1, blocks: [{a: [1]}]}",
             "rm.blocks.0.a: should be a valid integer or a valid string, found [1]",
         ),
+        ("rm: {steps: true}", "rm.steps: should be a number, found true"),
+        ("rm: {steps: 1, low: no}", "rm.low: should be a number, found false"),
+        ("rm: {steps: 1, inner: {width: true}}", "rm.inner.width: should be a number, found true"),
+        ("rm: {steps: 1, maybe: {depth: true}}", "rm.maybe.depth: should be a number, found true"),
+        ("rm: {steps: 1, blocks: [{a: yes}]}", "rm.blocks: should be a number, found true"),
         ("rm: {steps: 1, low: 2}", "rm: low (2.0) must not be above high (1.0)"),
     ],
 )
@@ -188,6 +194,24 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
         load_experiment(written(tmp_path, b"name: \xff"))
     with pytest.raises(UserError, match=r"not readable as text \(.*Not a directory"):
         load_experiment(written(tmp_path, "") / "x.yaml")
+
+
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^a\\0b.yaml: not readable as text \(embedded null byte\)"):
+        load_experiment(Path("a\0b.yaml"))
+
+
+class Switches(Table):
+    """Fields that may be true."""
+
+    plain: bool = False
+    either: bool | int = 0
+    any_of: dict[str, object] = Field({})
+
+
+def test_true_stays_true_where_it_is_allowed() -> None:
+    table = Switches.model_validate({"plain": True, "either": True, "any_of": {"a": True}})
+    assert (table.plain, table.either, table.any_of) == (True, True, {"a": True})
 
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:

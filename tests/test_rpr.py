@@ -264,6 +264,7 @@ GOOD = "name: mine\nversion: 1\nsource: me\nnote: none\nnormaliser: 1\nmatching:
         (GOOD + "weights: [1]\n", "weights: extra inputs are not permitted"),
         ("- so\n", "not a phrase set"),
         ("name: [", "not readable as YAML"),
+        ("name: a\nname: b", "the key 'name' stands twice"),
     ],
 )
 def test_a_phrase_set_of_ones_own_is_checked(tmp_path: Path, content: str, sentence: str) -> None:
@@ -282,6 +283,8 @@ def test_an_unknown_set_is_answered_with_the_nearest_one(tmp_path: Path) -> None
         load_phrase_set("paper-maths")
     with pytest.raises(UserError, match=r"no phrase set 'xyz'; choose advice, .* or the path of a YAML file"):
         load_phrase_set("xyz")
+    with pytest.raises(UserError, match=r"^a\\0b/c.yaml: not readable as YAML \(embedded null byte\)"):
+        load_phrase_set("a\0b/c.yaml")
     with pytest.raises(UserError, match="there is no such phrase set file"):
         load_phrase_set(str(tmp_path / "none.yaml"))
 

@@ -48,6 +48,7 @@ JSON_REPLIES = [
     ("", None),
     ("{" * 5000, None),
     ('{"a":' * 5000, None),
+    ('{"a":' * 200_000, None),
 ]
 PAPER_REPLIES = [
     ("Both help.\n#1 is better", "first"),

@@ -2,10 +2,14 @@
 
 ladder.txt   the loss of every step of the small reward-model run, and its rungs
 policy.txt   reward, gold and loss of every step of one small policy
+bases/       the taught base that both start from: teaching takes hundreds of steps, in which the rounding of another
+             kind of processor grows into another base
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,9 +19,11 @@ import rm.stage
 from configs.loader import Experiment
 from configs.records import read_json, read_jsonl
 from policy.stage import cell_folder
+from tasks.base_folder import CACHE_VARIABLE
 from tests.conftest import small_experiment
 
 FOLDER = Path(__file__).parent
+BASES = FOLDER / "bases"
 DIGITS = 5
 
 
@@ -44,11 +50,15 @@ def make_small(runs: Path) -> tuple[Experiment, Path]:
 
 
 def main() -> int:
-    """Write both files."""
+    """Write all three."""
+    shutil.rmtree(BASES, ignore_errors=True)
+    os.environ[CACHE_VARIABLE] = str(BASES)
     with tempfile.TemporaryDirectory() as folder:
         experiment, cell = make_small(Path(folder) / "runs")
         (FOLDER / "ladder.txt").write_text("\n".join(ladder_lines(experiment)) + "\n")
         (FOLDER / "policy.txt").write_text("\n".join(policy_lines(cell)) + "\n")
+    for lock in BASES.glob("*/.lock"):
+        lock.unlink()
     return 0
 
 
