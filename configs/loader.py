@@ -241,7 +241,9 @@ def _set_dotted(tree: dict[str, Any], keys: list[str], value: Any, dotted: str) 
 
 def _explain(error: ValidationError, room: str, model: type[BaseModel]) -> str:
     """One sentence for the first complaint of pydantic, in the words of the YAML file."""
-    first = error.errors()[0]
+    complaints = error.errors()
+    # A mistyped key is the likelier mistake than the missing one that it leaves behind.
+    first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
     place = ".".join(str(part) for part in (room, *first["loc"]) if part != "")
     found = first.get("input")
     if first["type"] == "extra_forbidden":

@@ -136,6 +136,8 @@ def run_tool(name: str, words: Words) -> None:
     if any(word in ("-h", "--help") for word in words):
         print(help_of(name))
         return
+    if not words and not TOOLS[name].arguments.startswith("["):
+        raise UserError(f"{name}: nothing to work on; write rewardladder {name} {TOOLS[name].arguments}")
     option = next((word for word in words if word.startswith("--")), None)
     if option:
         raise UserError(f"{name}: {option!r} is no setting; settings are written key=value, see rewardladder {name} -h")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
@@ -67,6 +67,12 @@ class SpeedTable(Table):
     score_pairs: int = Field(160, ge=0)
     seed: int = Field(0, ge=0)
     output: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> SpeedTable:
+        if any(size < 1 or self.pairs_per_step % size for size in self.trl_batch_sizes):
+            raise ValueError(f"trl_batch_sizes must divide pairs_per_step ({self.pairs_per_step}), or steps differ")
+        return self
 
 
 Pair = tuple[list[int], list[int]]

@@ -48,7 +48,7 @@ def test_the_ladder_has_five_rungs_in_rising_order(demo: Path) -> None:
     assert len(reached) >= 5
     accuracies = [rung["accuracy"] for rung in reached]
     assert accuracies == sorted(accuracies)
-    assert accuracies[0] < 0.65 and accuracies[-1] > 0.85
+    assert accuracies[0] < 0.72 and accuracies[-1] > 0.85
     assert len({rung["step"] for rung in reached}) == len(reached)
 
 

@@ -65,5 +65,7 @@ def test_the_command_prints_its_table_and_writes_its_figures(
     assert "times TRL's pairs per second" in capsys.readouterr().out
     found = read_json(tmp_path / "speed.json")
     assert found["n_pairs"] == 6 and len(found["trl_trials"]) == 2
+    assert main(["speed", "pairs_per_step=2", "trl_batch_sizes=[4]"]) == 2
+    assert "must divide pairs_per_step (2)" in capsys.readouterr().err
     assert main(["speed", "shap=tiny"]) == 2
     assert "did you mean shape?" in capsys.readouterr().err
