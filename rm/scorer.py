@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
+from configs.records import read_json, sha256_of_record
 from rm.backbone import load_reward_model, trunk_and_head
 from rm.fused_lora import fused_layers
 from rm.packed_attention import can_pack, last_hidden
@@ -31,17 +32,40 @@ LEAST_SHARED = 16
 def encode_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> list[int]:
     """Token ids of a chat with its answer, exactly as the model is trained and scored.
 
+    A text that contains one of the tokenizer's markers (`<|im_end|>`) does not end its turn by it: there the marker is
+    spelled out in ordinary tokens, so that an answer cannot forge a turn.
+
     Raises:
         UserError: the tokenizer has no chat template, or the template doubles the first token.
     """
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no chat template; use a chat model's tokenizer")
     chat = [*messages, {"role": "assistant", "content": answer}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    markers = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if any(marker in message["content"] for message in chat for marker in markers):
+        ids = _encode_with_markers(tokenizer, chat)
+    else:
+        ids = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False)["input_ids"]
     if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
         raise UserError(f"the tokenizer {tokenizer.name_or_path!r} writes its first token twice")
     return ids
+
+
+def _encode_with_markers(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]) -> list[int]:
+    """The template's own pieces with their markers, the texts between them without."""
+    contents = [message["content"] for message in chat]
+    places = [f"[text {i} of {sha256_of_record(contents)}]" for i in range(len(contents))]
+    rendered = tokenizer.apply_chat_template(
+        [{**message, "content": place} for message, place in zip(chat, places, strict=True)], tokenize=False
+    )
+    ids: list[int] = []
+    for place, content in zip(places, contents, strict=True):
+        before, found, rendered = rendered.partition(place)
+        if not found:
+            raise UserError(f"the chat template of {tokenizer.name_or_path!r} leaves out or reorders a turn")
+        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
+        ids += tokenizer(content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids + list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 @torch.inference_mode()
@@ -118,8 +142,10 @@ def padded_last_hidden(trunk: nn.Module, rows: Sequence[Sequence[int]]) -> torch
 class RungScorer:
     """A rung, loaded: `logits(chats, answers)`."""
 
-    def __init__(self, folder: Path, batch_tokens: int, device: str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(self, folder: Path, batch_tokens: int, device: str = "cpu", dtype: torch.dtype | None = None):
+        """`dtype` is that of the body; the one that the rung's card was measured in where it is not given."""
         self.folder = folder
+        dtype = measured_dtype(folder) if dtype is None else dtype
         self.batch_tokens = batch_tokens
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = load_reward_model(folder, dtype, device)
@@ -128,3 +154,10 @@ class RungScorer:
         """Raw logits of answers to chats, shape (N,)."""
         rows = [encode_answer(self.tokenizer, chat, answer) for chat, answer in zip(chats, answers, strict=True)]
         return score_ids(self.model, rows, self.batch_tokens)
+
+
+def measured_dtype(folder: Path) -> torch.dtype:
+    """The type of the body in which a rung's card was measured; float32 where the card does not say."""
+    card = folder / "card.json"
+    named = read_json(card).get("body_dtype", "float32") if card.exists() else "float32"
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(named, torch.float32)
