@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,36 +26,15 @@ class Tool(NamedTuple):
     run: Callable[[Words], None]
 
 
-def audit(words: Words) -> None:
-    """What preference files hold, and what they share."""
-    import tasks.preference_audit as tool
+def file_tool(module: str, table: str, name: str) -> Callable[[Words], None]:
+    """A tool that is a module with a table of settings and `run(paths, table)`; imported when it is called."""
 
-    paths, table = read_words(words, tool.AuditTable, "audit")
-    tool.run(paths, table)
+    def run(words: Words) -> None:
+        tool = import_module(module)
+        paths, settings = read_words(words, getattr(tool, table), name)
+        tool.run(paths, settings)
 
-
-def check_rung(words: Words) -> None:
-    """Whether a rung gives the same logits however it is asked."""
-    import rm.check as tool
-
-    paths, table = read_words(words, tool.CheckTable, "rm check")
-    tool.run(paths, table)
-
-
-def score(words: Words) -> None:
-    """Score a file of conversations."""
-    import rm.scoring as tool
-
-    paths, table = read_words(words, tool.ScoreTable, "score")
-    tool.run(paths, table)
-
-
-def benchmark(words: Words) -> None:
-    """Score a rung on a published benchmark or any pair file."""
-    import rm.benchmarks as tool
-
-    paths, table = read_words(words, tool.BenchmarkTable, "benchmark")
-    tool.run(paths, table)
+    return run
 
 
 def speed(words: Words) -> None:
@@ -148,12 +128,12 @@ TOOLS = {
     "audit": Tool(
         "what preference files hold, and which rows they share: exact, swapped, near",
         "train.jsonl validation.jsonl [dataset=nvidia/HelpSteer3] [output=audit.json] [key=value …]",
-        audit,
+        file_tool("tasks.preference_audit", "AuditTable", "audit"),
     ),
     "score": Tool(
         "score a file of conversations with one or more rungs; goes on where it stopped",
         "RUNG [RUNG …] conversations.jsonl output=scores.jsonl [batch_tokens=…] [max_length=…] [key=value …]",
-        score,
+        file_tool("rm.scoring", "ScoreTable", "score"),
     ),
     "serve": Tool(
         "a rung behind HTTP: POST /score, POST /get_reward (OpenRLHF), GET /health",
@@ -163,12 +143,12 @@ TOOLS = {
     "benchmark": Tool(
         "score a rung on RewardBench 2, RM-Bench, JudgeBench, LLMBar or any pair file",
         "RUNG DATA [DATA …] [kind=auto] [output=figures.json] [items=items.jsonl] [key=value …]",
-        benchmark,
+        file_tool("rm.benchmarks", "BenchmarkTable", "benchmark"),
     ),
     "rm check": Tool(
         "does a rung give the same logits alone, batched, padded, packed, saved and in bfloat16?",
         "RUNG [exact_bound=…] [bf16_bound=…] [key=value …]",
-        check_rung,
+        file_tool("rm.check", "CheckTable", "rm check"),
     ),
     "speed": Tool(
         "how fast reward models train and score here, beside TRL's trainer and a padded pipeline",

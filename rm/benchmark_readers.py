@@ -11,16 +11,14 @@ Files are .jsonl, .jsonl.gz, .json (one list of rows) or .parquet.
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import UserError
 from configs.records import sha256_of_record
+from tasks.numbered_records import Record, numbered_records
 from tasks.preference_fields import UNUSABLE, RowProblem, column_of, demand_unicode, text_of
 from tasks.preference_rows import PreferenceRow, Schema, detect_schema, read_row
 from tasks.records import Message
@@ -37,8 +35,6 @@ JUDGEBENCH_GROUPS = ("mmlu-pro", "livebench-reasoning", "livebench-math", "livec
 """The four categories by which JudgeBench is reported; `source` begins with them."""
 NOT_BROKEN = frozenset(UNUSABLE)
 """Reasons that are a fact of the data; all others mean a malformed row."""
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def read_benchmark(paths: Sequence[str], kind: Kind | None, max_malformed_share:
         UserError: no file, a cut file, no known kind, two kinds at once, nothing usable, or too many malformed rows.
     """
     files = [file for path in paths for file in _files_of(Path(path).expanduser())]
-    rows = {file: list(_records(file)) for file in files}
+    rows = {file: list(numbered_records(file)) for file in files}
     found = kind or _kind_of(rows)
     items: dict[str, Item] = {}
     ids_of_ties: set[str] = set()
@@ -175,51 +171,6 @@ def _kind_of(rows: dict[Path, list[tuple[int, Record | RowProblem]]]) -> Kind:
         places = ", ".join(f"{kind} ({file})" for kind, file in kinds.items())
         raise UserError(f"benchmark: the files are of different kinds: {places}; score them one by one")
     return next(iter(kinds))
-
-
-def _records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
-    try:
-        if path.suffix == ".parquet":
-            yield from enumerate(_parquet_rows(path), start=1)
-        elif path.suffix == ".json":
-            rows = json.loads(path.read_bytes())
-            if not isinstance(rows, list):
-                raise UserError(f"{path}: a list of rows is needed, found {type(rows).__name__}; name the data files")
-            yield from enumerate(map(_as_record, rows), start=1)
-        else:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-                for line, content in enumerate(stream, start=1):
-                    if content.strip():
-                        yield line, _json_record(content)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); fetch it again") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[Record]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None
-
-
-def _json_record(content: bytes) -> Record | RowProblem:
-    try:
-        return _as_record(json.loads(content))
-    except (ValueError, RecursionError) as error:
-        return RowProblem("unreadable_json", str(error))
-
-
-def _as_record(value: Any) -> Record | RowProblem:
-    return value if isinstance(value, dict) else RowProblem("not_an_object", f"found {type(value).__name__}")
 
 
 def _read_rewardbench2(record: Record, file: Path, line: int) -> Item:

@@ -6,15 +6,13 @@ broken file (cut, not what its name says) does, because nobody knows what was in
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from tasks.numbered_records import numbered_records
 from tasks.preference_fields import MALFORMED, RowProblem
 from tasks.preference_rows import (
     HELPSTEER3_COLUMNS,
@@ -67,8 +65,7 @@ def read_file(path: Path, schema: Schema | None, max_malformed_share: float) -> 
     Raises:
         UserError: the file is cut, empty or of no known schema, or too many of its rows are malformed.
     """
-    records = _parquet_records(path) if path.suffix == ".parquet" else _json_records(path)
-    return read_records(str(path), records, schema, max_malformed_share)
+    return read_records(str(path), numbered_records(path), schema, max_malformed_share)
 
 
 def read_dataset(
@@ -147,50 +144,3 @@ def _schema_of(file: str, records: Sequence[dict[str, Any] | RowProblem]) -> Sch
     raise UserError(
         f"{file}: of no known schema (found {found}); needed are {'; or '.join(', '.join(names) for names in needed)}"
     )
-
-
-def _json_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for line, content in enumerate(stream, start=1):
-                if content.strip():
-                    yield line, _json_record(content)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _json_record(content: bytes) -> dict[str, Any] | RowProblem:
-    try:
-        record = json.loads(content.decode("utf-8-sig", "surrogatepass"))
-    except (ValueError, RecursionError) as error:
-        return RowProblem("unreadable_json", str(error))
-    return record if isinstance(record, dict) else RowProblem("not_an_object", f"found {type(record).__name__}")
-
-
-def _parquet_records(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        line = 0
-        for batch in parquet.ParquetFile(path).iter_batches():
-            for record in _batch_records(batch):
-                line += 1
-                yield line, record
-    except (pyarrow.ArrowException, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None
-
-
-def _batch_records(batch: Any) -> Iterator[dict[str, Any] | RowProblem]:
-    """The rows of a batch; texts that are not UTF-8 (a writer may not have checked) make only their row unreadable."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for place in range(batch.num_rows):
-            try:
-                yield from batch.slice(place, 1).to_pylist()
-            except UnicodeDecodeError as error:
-                yield RowProblem("not_unicode", f"not UTF-8 ({error.reason})")

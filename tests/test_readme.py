@@ -59,7 +59,7 @@ def test_the_stage_examples_run_in_their_order(tmp_path: Path, monkeypatch: pyte
         given = [word.replace("policy.rung=65", "policy.rung=60") for word in words[1:]]
         assert main([*given, *SMALL_ADVICE, SWEEP, f"runs_dir={tmp_path}"]) == 0, line
         ran += 1
-    assert ran == 9
+    assert ran == 10
     assert (tmp_path / "demo" / "curve" / "report.html").exists()
 
 

@@ -1,0 +1,96 @@
+"""The rows of a file with their numbers: .jsonl, .jsonl.gz, .parquet, or .json that is one list of rows.
+
+A broken row is handed on as a `RowProblem` and never stops the reading; a broken file (cut, not what its name says)
+does, because nobody knows what was in the rest.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from tasks.preference_fields import RowProblem
+
+Record = dict[str, Any]
+
+
+def numbered_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
+    """The rows of a file, each with its line or row from 1.
+
+    Raises:
+        UserError: the file cannot be read to its end.
+    """
+    if path.suffix == ".parquet":
+        yield from _parquet_records(path)
+    elif path.suffix == ".json":
+        yield from _json_list(path)
+    else:
+        yield from _json_records(path)
+
+
+def _json_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            for line, content in enumerate(stream, start=1):
+                if content.strip():
+                    yield line, _json_record(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _json_record(content: bytes) -> Record | RowProblem:
+    try:
+        record = json.loads(content.decode("utf-8-sig", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        return RowProblem("unreadable_json", str(error))
+    return _as_record(record)
+
+
+def _as_record(value: Any) -> Record | RowProblem:
+    return value if isinstance(value, dict) else RowProblem("not_an_object", f"found {type(value).__name__}")
+
+
+def _json_list(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); fetch it again") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: a list of rows is needed, found {type(rows).__name__}; name the data files")
+    yield from enumerate(map(_as_record, rows), start=1)
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        line = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for record in _batch_records(batch):
+                line += 1
+                yield line, record
+    except (pyarrow.ArrowException, OSError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None
+
+
+def _batch_records(batch: Any) -> Iterator[Record | RowProblem]:
+    """The rows of a batch; texts that are not UTF-8 (a writer may not have checked) make only their row unreadable."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(batch.num_rows):
+            try:
+                yield from batch.slice(place, 1).to_pylist()
+            except UnicodeDecodeError as error:
+                yield RowProblem("not_unicode", f"not UTF-8 ({error.reason})")
