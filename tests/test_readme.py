@@ -57,6 +57,8 @@ def test_the_stage_examples_run_in_their_order(tmp_path: Path, monkeypatch: pyte
             continue
         # the README's rung 65 is rung 60 of the small ladder
         given = [word.replace("policy.rung=65", "policy.rung=60") for word in words[1:]]
+        # and in 24 steps nothing is learned from labels with much noise
+        given = [word.replace("[0, 0.2, 0.35, 0.45]", "[0, 0.05]") for word in given]
         assert main([*given, *SMALL_ADVICE, SWEEP, f"runs_dir={tmp_path}"]) == 0, line
         ran += 1
     assert ran == 10
