@@ -39,7 +39,7 @@ def file_tool(module: str, table: str, name: str) -> Callable[[Words], None]:
 
 def speed(words: Words) -> None:
     """Training and scoring speed beside TRL's."""
-    import rm.speed as tool
+    import rm.benchmarks.speed as tool
 
     tool.run(words)
 
@@ -49,7 +49,7 @@ def serve(words: Words) -> None:
 
     The calibrator is the setting `calibrator=FOLDER`; without it, the one of the same run, if there is one.
     """
-    import rm.server as tool
+    import rm.serving.server as tool
 
     named = [word.partition("=")[2] for word in words if word.startswith("calibrator=")]
     paths, table = read_words([word for word in words if not word.startswith("calibrator=")], tool.ServeTable, "serve")
@@ -128,12 +128,12 @@ TOOLS = {
     "audit": Tool(
         "what preference files hold, and which rows they share: exact, swapped, near",
         "train.jsonl validation.jsonl [dataset=nvidia/HelpSteer3] [output=audit.json] [key=value …]",
-        file_tool("tasks.preference_audit", "AuditTable", "audit"),
+        file_tool("tasks.preference.audit", "AuditTable", "audit"),
     ),
     "score": Tool(
         "score a file of conversations with one or more rungs; goes on where it stopped",
         "RUNG [RUNG …] conversations.jsonl output=scores.jsonl [batch_tokens=…] [max_length=…] [key=value …]",
-        file_tool("rm.scoring", "ScoreTable", "score"),
+        file_tool("rm.serving.scoring", "ScoreTable", "score"),
     ),
     "serve": Tool(
         "a rung behind HTTP: POST /score, POST /get_reward (OpenRLHF), GET /health",
@@ -143,7 +143,7 @@ TOOLS = {
     "benchmark": Tool(
         "score a rung on RewardBench 2, RM-Bench, JudgeBench, LLMBar or any pair file",
         "RUNG DATA [DATA …] [kind=auto] [output=figures.json] [items=items.jsonl] [key=value …]",
-        file_tool("rm.benchmarks", "BenchmarkTable", "benchmark"),
+        file_tool("rm.benchmarks.accuracy", "BenchmarkTable", "benchmark"),
     ),
     "rm check": Tool(
         "does a rung give the same logits alone, batched, padded, packed, saved and in bfloat16?",

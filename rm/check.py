@@ -28,7 +28,7 @@ from tasks.records import Message
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rm.loaded_rungs import LoadedRung
+    from rm.serving.loaded_rungs import LoadedRung
 
     Logits = NDArray[np.float64]
 
@@ -99,7 +99,7 @@ def check_rung(folder: Path, table: CheckTable) -> tuple[list[Finding], list[str
     Raises:
         UserError: the rung cannot be loaded, or its context is too short for every text.
     """
-    from rm.loaded_rungs import load_rungs
+    from rm.serving.loaded_rungs import load_rungs
     from tasks.torch_setup import prepare_torch
 
     prepare_torch(table.cpu_threads)

@@ -23,10 +23,10 @@ from trl import RewardTrainer
 from configs.errors import UserError
 from rm.backbone import trunk_and_head
 from rm.config import RMTable
-from rm.fused_lora import fused_layers
 from rm.losses import TrainingPair, pair_losses
-from rm.packed_attention import can_pack, last_hidden, packed_body
-from rm.packing import batches_by_tokens, pack, packed_length
+from rm.packed.attention import can_pack, last_hidden, packed_body
+from rm.packed.fused_lora import fused_layers
+from rm.packed.layout import batches_by_tokens, pack, packed_length
 from rm.scorer import padded_last_hidden
 
 

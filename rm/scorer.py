@@ -1,8 +1,8 @@
 """Our own scorer: answers in, float32 logits out, the same alone as in any batch up to rounding.
 
 An answer is written after its chat with the tokenizer's chat template, once, and the logit is read at the last token.
-Rows are packed without padding and what they share at their beginning is computed once (rm.packing); a backbone that
-cannot be packed gets rows padded on the right, which a causal body never sees. Nothing is cut.
+Rows are packed without padding and what they share at their beginning is computed once (rm.packed.layout); a backbone
+that cannot be packed gets rows padded on the right, which a causal body never sees. Nothing is cut.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from configs.errors import UserError
 from configs.records import read_json, sha256_of_record
 from rm.backbone import load_reward_model, trunk_and_head
-from rm.fused_lora import fused_layers
-from rm.packed_attention import can_pack, last_hidden
-from rm.packing import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length
+from rm.packed.attention import can_pack, last_hidden
+from rm.packed.fused_lora import fused_layers
+from rm.packed.layout import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length
 from tasks.records import Message
 
 LEAST_SHARED = 16

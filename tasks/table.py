@@ -10,7 +10,7 @@ from configs.loader import Experiment, Table
 from tasks.advice_world import AdviceTable, AdviceTask
 from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
 from tasks.mathematics import MathematicsTable, MathematicsTask
-from tasks.preference_sets import PreferenceTable, PreferenceTask
+from tasks.preference.sets import PreferenceTable, PreferenceTask
 from tasks.records import Task
 
 

@@ -27,7 +27,7 @@ from tests.tiny_rungs import sentence
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = (
-    "import sys; from configs.command import guarded; from rm.server import ServeTable, run; "
+    "import sys; from configs.command import guarded; from rm.serving.server import ServeTable, run; "
     "table = ServeTable.model_validate(dict(argument.split('=', 1) for argument in sys.argv[2:])); "
     "sys.exit(guarded(lambda: run([sys.argv[1]], table)))"
 )

@@ -14,8 +14,9 @@ from transformers import AutoModelForSequenceClassification
 
 from configs.errors import UserError
 from configs.keyed import keyed_rng
-from rm.benchmark_readers import Item, Kind, detect_kind, read_benchmark
-from rm.benchmark_scores import (
+from rm.benchmarks.accuracy import BenchmarkTable, report, run
+from rm.benchmarks.readers import Item, Kind, detect_kind, read_benchmark
+from rm.benchmarks.scores import (
     Margins,
     Units,
     best_of_n_credit,
@@ -29,7 +30,6 @@ from rm.benchmark_scores import (
     ties_columns,
     ties_units,
 )
-from rm.benchmarks import BenchmarkTable, report, run
 from rm.measures import Floats, wilson
 from rm.scorer import RungScorer
 from tasks.tiny_base import build_model, build_tokenizer

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from tasks.duplicates import (
+from tasks.preference.duplicates import (
     Compared,
     Duplicate,
     chat_text,
@@ -17,7 +17,7 @@ from tasks.duplicates import (
     near_a_protected,
     one_word_apart,
 )
-from tasks.near_texts import NEAR_JACCARD, jaccard, normal_form, shingles
+from tasks.preference.near_texts import NEAR_JACCARD, jaccard, normal_form, shingles
 from tasks.records import Message
 
 WORDS = tuple(f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("lar", "nim", "t", "sk", "roz"))

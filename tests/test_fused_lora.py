@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 from transformers.models.qwen2 import modeling_qwen2
 
-from rm.fused_lora import (
+from rm.packed.fused_lora import (
     fused_layers,
     rms_norm,
     rms_norm_backward,

@@ -127,14 +127,15 @@ def test_no_file_names_a_foreign_host_or_the_place_where_it_was_written() -> Non
 
 def test_pyproject_packs_exactly_the_rooms_and_every_file_in_them() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    assert tuple(setuptools["packages"]) == ORDER
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert packages - {"tests"} == set(ORDER)
+    assert tuple(name for name in setuptools["packages"] if "." not in name) == ORDER
+    folders = {path.parent for room in ORDER for path in (ROOT / room).rglob("__init__.py")}
+    assert set(setuptools["packages"]) == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"} == set(ORDER)
     left_out = [
         str(path.relative_to(ROOT))
         for path in tracked_files()
         if (room := path.relative_to(ROOT).parts[0]) in ORDER
-        and (path.suffix != ".py" or len(path.relative_to(ROOT).parts) > 2)
+        and (path.suffix != ".py" or path.parent not in folders)
         and not any(
             fnmatch(str(path.relative_to(ROOT / room)), pattern) for pattern in setuptools["package-data"].get(room, [])
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.near_texts import (
+from tasks.preference.near_texts import (
     BANDS,
     NEAR_JACCARD,
     NearIndex,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 from configs.keyed import keyed_rng
-from rm.packed_attention import can_pack, last_hidden, packed_body
-from rm.packing import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length, shared_length
+from rm.packed.attention import can_pack, last_hidden, packed_body
+from rm.packed.layout import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length, shared_length
 from rm.scorer import padded_last_hidden
 
 Row = list[int]

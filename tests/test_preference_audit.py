@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
-from tasks.near_texts import Texts
-from tasks.preference_audit import AuditTable, IndexedPart, audit_between, audit_inside, read_parts, run
+from tasks.preference.audit import AuditTable, IndexedPart, audit_between, audit_inside, read_parts, run
+from tasks.preference.near_texts import Texts
 
 SYLLABLES = tuple(a + b for a in "bdfgklmnprst" for b in "aeiou")
 

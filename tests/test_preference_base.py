@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from configs.errors import UserError
 from tasks import base_reference
 from tasks.base_folder import base_path, load_causal_model
-from tasks.preference_base import TaughtTable, write_base
+from tasks.preference.base import TaughtTable, write_base
 from tasks.records import PreferencePair
 from tasks.tiny_base import build_model, build_tokenizer
 

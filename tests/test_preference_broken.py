@@ -13,9 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from configs.errors import UserError
-from tasks.preference_audit import AuditTable
-from tasks.preference_audit import run as audit
-from tasks.preference_sets import PreferenceTable, PreferenceTask
+from tasks.preference.audit import AuditTable
+from tasks.preference.audit import run as audit
+from tasks.preference.sets import PreferenceTable, PreferenceTask
 
 N = 60
 PLACE = 4

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from configs.errors import UserError
-from tasks.preference_files import read_dataset, read_file, read_records
+from tasks.preference.files import read_dataset, read_file, read_records
 
 SHARE = 0.05
 

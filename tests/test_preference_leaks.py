@@ -12,11 +12,11 @@ import pytest
 
 from configs.errors import UserError
 from configs.loader import Experiment
-from tasks.preference_cleaning import Cleaned, clean_and_split
-from tasks.preference_files import read_file, read_records
-from tasks.preference_rows import PreferenceRow
-from tasks.preference_sets import PreferenceTable, PreferenceTask
-from tasks.preference_sources import PublishedSplit
+from tasks.preference.cleaning import Cleaned, clean_and_split
+from tasks.preference.files import read_file, read_records
+from tasks.preference.rows import PreferenceRow
+from tasks.preference.sets import PreferenceTable, PreferenceTask
+from tasks.preference.sources import PublishedSplit
 from tasks.records import read_pairs
 
 PLANTED = 100

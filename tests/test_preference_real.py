@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from tasks.preference_cleaning import clean_and_split
-from tasks.preference_files import read_file
+from tasks.preference.cleaning import clean_and_split
+from tasks.preference.files import read_file
 
 TULU = "preference/tulu_human_eval_hs3schema.jsonl"
 PANDALM = "preference/pandalm_testset_hs3schema.jsonl"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tasks.preference_fields import MALFORMED, REASONS, UNUSABLE, RowProblem
-from tasks.preference_rows import detect_schema, read_row
+from tasks.preference.fields import MALFORMED, REASONS, UNUSABLE, RowProblem
+from tasks.preference.rows import detect_schema, read_row
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 HS3: dict[str, Any] = {"context": QUESTION, "response1": "four", "response2": "five", "overall_preference": -2}

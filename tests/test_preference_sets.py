@@ -14,9 +14,9 @@ import pytest
 from configs.errors import UserError
 from configs.loader import Experiment
 from tasks.base_folder import load_causal_model
-from tasks.preference_cleaning import clean_and_split
-from tasks.preference_files import SourceRows, read_records
-from tasks.preference_sets import PreferenceTable, PreferenceTask
+from tasks.preference.cleaning import clean_and_split
+from tasks.preference.files import SourceRows, read_records
+from tasks.preference.sets import PreferenceTable, PreferenceTask
 from tasks.records import PreferencePair, Prompt, read_pairs, read_prompts
 
 SHARED = Path(os.environ.get("SHARED_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -253,8 +253,8 @@ def test_a_wrong_table_is_one_sentence(table: dict[str, Any], sentence: str) -> 
 
 @needs_shared
 def test_the_shared_sets_together() -> None:
-    from tasks.preference_files import read_file
-    from tasks.preference_sources import resolve_files
+    from tasks.preference.files import read_file
+    from tasks.preference.sources import resolve_files
 
     sources = [read_file(path, None, 0.05) for path in resolve_files([f"{SHARED}/preference/*.jsonl"])]
     cleaned = clean_and_split(sources, 0.4, None, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from tasks.preference_sources import published_split, published_splits, resolve_files
+from tasks.preference.sources import published_split, published_splits, resolve_files
 
 
 def touched(root: Path, *names: str) -> Path:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import rm.loaded_rungs
+import rm.serving.loaded_rungs
 from configs.command import guarded
 from configs.errors import UserError
 from configs.records import read_json, write_json, write_jsonl
@@ -146,19 +146,20 @@ def test_a_broken_rung_fails_with_one_line(
 def test_a_scorer_that_looks_at_the_neighbours_is_found(
     rungs: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Any, Any], Any], check: str
 ) -> None:
-    right = rm.loaded_rungs.score_ids
+    right = rm.serving.loaded_rungs.score_ids
 
     def score_ids(model: Any, rows: Any, *settings: Any) -> Any:
         return wrong(right(model, rows, *settings), rows)
 
-    monkeypatch.setattr(rm.loaded_rungs, "score_ids", score_ids)
+    monkeypatch.setattr(rm.serving.loaded_rungs, "score_ids", score_ids)
     findings, _ = check_rung(rungs / "lora", TABLE)
     assert check in [finding.check for finding in findings if not finding.passed]
 
 
 def test_the_commands_are_known_without_torch() -> None:
     program = (
-        "import rm.check, rm.scoring, rm.server, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
+        "import rm.check, rm.serving.scoring, rm.serving.server, sys; "
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (ran.stdout.strip(), ran.stderr) == ("False False", "")

@@ -18,13 +18,13 @@ import pytest
 
 from configs.errors import UserError
 from configs.records import read_json, read_jsonl
-from rm import conversations, scoring
-from rm.conversations import read_answers, read_rows
-from rm.loaded_rungs import load_rungs, rung_names
-from rm.score_summary import summarise
 from rm.scorer import RungScorer
-from rm.scoring import ScoreTable, run, windows
-from tasks.preference_fields import RowProblem
+from rm.serving import conversations, scoring
+from rm.serving.conversations import read_answers, read_rows
+from rm.serving.loaded_rungs import load_rungs, rung_names
+from rm.serving.score_summary import summarise
+from rm.serving.scoring import ScoreTable, run, windows
+from tasks.preference.fields import RowProblem
 from tests.tiny_rungs import CONTEXT, ROOT, make_base, make_rung, sentence
 
 USER = {"role": "user", "content": "one fox"}
@@ -169,7 +169,7 @@ def test_a_kill_and_the_same_command_give_the_same_bytes(rungs: list[Path], tmp_
     score(rungs[:2], source, tmp_path / "whole.jsonl", window_rows=10)
     output = tmp_path / "killed.jsonl"
     program = (
-        "import sys; from rm.scoring import ScoreTable, run; "
+        "import sys; from rm.serving.scoring import ScoreTable, run; "
         "run(sys.argv[2:], ScoreTable(output=sys.argv[1], window_rows=10))"
     )
     command = [sys.executable, "-c", program, str(output), *map(str, rungs[:2]), str(source)]

@@ -18,13 +18,13 @@ from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
 from configs.errors import UserError
-from rm.chat_form import ChatForm
-from rm.endpoints import Gate
-from rm.loaded_rungs import LoadedRung, load_rungs
-from rm.microbatch import MicroBatcher, QueueFull
 from rm.scorer import RungScorer
-from rm.server import ServeTable, build_app, run
-from tasks.preference_fields import RowProblem
+from rm.serving.chat_form import ChatForm
+from rm.serving.endpoints import Gate
+from rm.serving.loaded_rungs import LoadedRung, load_rungs
+from rm.serving.microbatch import MicroBatcher, QueueFull
+from rm.serving.server import ServeTable, build_app, run
+from tasks.preference.fields import RowProblem
 from tests.clients import conversation, load, raw, served
 from tests.tiny_rungs import CONTEXT, make_base, make_rung
 
@@ -195,11 +195,11 @@ def test_what_nobody_foresaw_is_one_line_and_the_server_goes_on(
 ) -> None:
     body = chats({"prompt": "a", "response": "b"})
     with monkeypatch.context() as patched:
-        patched.setattr("rm.loaded_rungs.score_ids", lambda *anything: [][0])
+        patched.setattr("rm.serving.loaded_rungs.score_ids", lambda *anything: [][0])
         response = client.post("/score", content=body)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "failed")
     with monkeypatch.context() as patched:
-        patched.setattr("rm.loaded_rungs.score_ids", lambda model, rows, *anything: np.full(len(rows), np.nan))
+        patched.setattr("rm.serving.loaded_rungs.score_ids", lambda model, rows, *anything: np.full(len(rows), np.nan))
         response = client.post("/score", content=body)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "not_finite")
     assert client.post("/score", content=body).status_code == 200
@@ -261,7 +261,7 @@ def test_a_full_or_draining_server_says_503(rung: LoadedRung, monkeypatch: pytes
 
 def test_the_gate_is_drained_when_nobody_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(2)
-    monkeypatch.setattr("rm.endpoints.DRAIN_GRACE_S", 0.0)
+    monkeypatch.setattr("rm.serving.endpoints.DRAIN_GRACE_S", 0.0)
     with gate.entered():
         gate.drain()
         assert not gate.drained

@@ -9,12 +9,12 @@ import torch
 
 from configs.records import read_json
 from curve.cli import main
+from rm.benchmarks.random_material import SpeedTable, random_model, random_pairs
+from rm.benchmarks.speed import compare
 from rm.config import RMTable
 from rm.losses import TrainingPair
-from rm.packing import packed_length
+from rm.packed.layout import packed_length
 from rm.pair_trainer import pair_logits
-from rm.random_material import SpeedTable, random_model, random_pairs
-from rm.speed import compare
 
 SMALL = {"steps": 10, "pairs_per_step": 4, "trl_batch_sizes": [2], "trl_checkpointing": [False], "trl_trial_steps": 2}
 SMALL |= {"response_tokens": 30, "score_pairs": 16, "learning_rate": 1e-3}

@@ -1,7 +1,7 @@
 """How fast reward models train and score here, beside TRL's RewardTrainer and a padded pipeline, in one run.
 
-    python -m rm.speed                                   in small, on a CPU: seconds
-    python -m rm.speed shape=7b prompts=prompts.jsonl    Qwen2.5-7B's shape with random weights, on one GPU: 9 minutes
+    rewardladder speed                                   in small, on a CPU: seconds
+    rewardladder speed shape=7b prompts=prompts.jsonl    Qwen2.5-7B's shape with random weights, on one GPU: 9 minutes
 
 Both trainers start from the same weights and see the same pairs in the same steps, so their losses must agree. TRL is
 given every setting of `trl_batch_sizes`, with and without gradient checkpointing; the fastest that fits is compared.
@@ -10,7 +10,6 @@ given every setting of `trl_batch_sizes`, with and without gradient checkpointin
 from __future__ import annotations
 
 import gc
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,16 +22,15 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
-from configs.command import guarded
 from configs.errors import UserError
 from configs.loader import read_words
 from configs.records import write_json
 from configs.terminal import say, show_table
+from rm.benchmarks.random_material import SHAPES, Pair, SpeedTable, random_model, random_pairs
 from rm.config import RMTable
 from rm.losses import TrainingPair
-from rm.packing import packed_length
+from rm.packed.layout import packed_length
 from rm.pair_trainer import PairTrainer
-from rm.random_material import SHAPES, Pair, SpeedTable, random_model, random_pairs
 from rm.scorer import score_ids
 from tasks.tiny_base import build_tokenizer
 
@@ -145,7 +143,7 @@ def fastest_of_trl(table: SpeedTable, pairs: Sequence[Pair]) -> tuple[Trained, l
         except torch.cuda.OutOfMemoryError:
             best["pairs_per_second"] = None  # it fitted the trial's pairs, not all
             _free()
-    raise UserError("rm.speed: TRL fits at no setting of trl_batch_sizes and trl_checkpointing")
+    raise UserError("speed: TRL fits at no setting of trl_batch_sizes and trl_checkpointing")
 
 
 def matrix_rate(device: str) -> float:
@@ -301,14 +299,10 @@ def _free() -> None:
 
 def run(arguments: Sequence[str]) -> None:
     """Compare, print, and write the figures where asked to."""
-    paths, table = read_words(arguments, SpeedTable, "rm.speed")
+    paths, table = read_words(arguments, SpeedTable, "speed")
     if paths:
-        raise UserError(f"rm.speed: {paths[0]!r} is no setting; write key=value, for example shape=7b")
+        raise UserError(f"speed: {paths[0]!r} is no setting; write key=value, for example shape=7b")
     found = compare(table)
     show(found)
     if table.output:
         write_json(table.output, found)
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))

@@ -25,12 +25,12 @@ from configs.errors import UserError
 from configs.loader import Table
 from configs.records import write_json
 from configs.terminal import say, show_table
-from tasks.duplicates import Compared, Prepared, RowIndex, chat_text, contradicts, exact_key, find_duplicates
-from tasks.near_texts import NEAR_JACCARD, SHINGLE_LENGTH, NearIndex, Texts
-from tasks.preference_fields import REASONS
-from tasks.preference_files import Dropped, SourceRows, read_dataset, read_file
-from tasks.preference_rows import PreferenceRow, Schema
-from tasks.preference_sources import published_split, resolve_files
+from tasks.preference.duplicates import Compared, Prepared, RowIndex, chat_text, contradicts, exact_key, find_duplicates
+from tasks.preference.fields import REASONS
+from tasks.preference.files import Dropped, SourceRows, read_dataset, read_file
+from tasks.preference.near_texts import NEAR_JACCARD, SHINGLE_LENGTH, NearIndex, Texts
+from tasks.preference.rows import PreferenceRow, Schema
+from tasks.preference.sources import published_split, resolve_files
 
 
 class AuditTable(Table):

@@ -1,4 +1,4 @@
-"""Attention over a packed line (rm.packing): each segment sees its shared beginning and itself, nothing else.
+"""Attention over a packed line (rm.packed.layout): each segment sees its shared beginning and itself, nothing else.
 
 On a GPU in half precision, the variable-length flash kernel; elsewhere an exact dense computation, segment by segment
 of like length. Both stand behind one name of Transformers' attention interface, so any decoder that uses the interface
@@ -20,8 +20,8 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedConfig
 
-from rm.last_layer import Ends, has_known_last_layer, last_layer_at_ends
-from rm.packing import Packed
+from rm.packed.last_layer import Ends, has_known_last_layer, last_layer_at_ends
+from rm.packed.layout import Packed
 
 PACKED_ATTENTION = "rewardladder_packed"
 VARLEN_OPTIONS = inspect.signature(varlen_attn).parameters
@@ -84,7 +84,7 @@ def packed_attention_forward(
         ValueError: no plan was given, or the layer wants dropout or a sliding window that the longest row exceeds.
     """
     if plan is None or query.shape[0] != 1:
-        raise ValueError("packed attention needs one line of tokens and its plan; call rm.packed_attention.last_hidden")
+        raise ValueError("packed attention needs one line of tokens and its plan; call rm.packed.attention.last_hidden")
     if dropout:
         raise ValueError("packed attention has no dropout")
     if plan.flash:

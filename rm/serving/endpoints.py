@@ -1,4 +1,4 @@
-"""The endpoints of the reward-model server (rm.server): a body in, checked; rows to the batcher; JSON out."""
+"""The endpoints of the reward-model server (rm.serving.server): a body in, checked; rows to the batcher; JSON out."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from configs.terminal import say
-from rm.chat_form import ChatForm
-from rm.conversations import Answer, demand_text, read_answers
-from rm.microbatch import MicroBatcher, QueueFull
+from rm.serving.chat_form import ChatForm
+from rm.serving.conversations import Answer, demand_text, read_answers
+from rm.serving.microbatch import MicroBatcher, QueueFull
 from tasks.base_folder import describe_template
-from tasks.preference_fields import RowProblem
+from tasks.preference.fields import RowProblem
 
 if TYPE_CHECKING:
-    from rm.loaded_rungs import LoadedRung
-    from rm.server import ServeTable
+    from rm.serving.loaded_rungs import LoadedRung
+    from rm.serving.server import ServeTable
 
 Calibrate = Callable[[Sequence[float], Sequence[str]], Sequence[float]]
 """Rewards of (logits, texts of the answers), both of shape (N,)."""

@@ -28,13 +28,13 @@ from configs.errors import UserError
 from configs.loader import Table
 from configs.records import read_json, sha256_of_file, write_json
 from configs.terminal import progress_bar, say
-from rm.conversations import FORMS, SUFFIXES, Answer, Row, count_rows, read_rows
-from rm.score_summary import show_summary, summarise
+from rm.serving.conversations import FORMS, SUFFIXES, Answer, Row, count_rows, read_rows
+from rm.serving.score_summary import show_summary, summarise
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from rm.loaded_rungs import LoadedRung
+    from rm.serving.loaded_rungs import LoadedRung
 
 FORMAT = 1
 WINDOW_CHARACTERS = 16 << 20
@@ -124,7 +124,7 @@ def sort_paths(paths: Sequence[str]) -> tuple[list[Path], Path]:
 
 def describe(folders: Sequence[Path], source: Path, table: ScoreTable) -> dict[str, Any]:
     """Everything that decides the output's bytes, as plain JSON."""
-    from rm.loaded_rungs import rung_digest, rung_names
+    from rm.serving.loaded_rungs import rung_digest, rung_names
 
     return {
         "format": FORMAT,
@@ -219,7 +219,7 @@ def _write_windows(
         refuse_other(places.progress, record.get("made_from"), made_from, str(source))
         done = record["done"]
     stream.truncate(done["bytes"])  # what a kill left half written
-    from rm.loaded_rungs import load_rungs
+    from rm.serving.loaded_rungs import load_rungs
     from tasks.torch_setup import prepare_torch
 
     prepare_torch(table.cpu_threads)

@@ -4,7 +4,7 @@
     rm-bench      prompt, chosen and rejected: three texts each, terse, detailed, in Markdown; domain (arXiv 2410.16184)
     judgebench    question, response_A, response_B, label "A>B" or "B>A", source (arXiv 2410.12784)
     llmbar        input, output_1, output_2, label 1 or 2; the subset is a column or the folder (arXiv 2310.07641)
-    pairs         any preference file that `tasks.preference_rows` reads
+    pairs         any preference file that `tasks.preference.rows` reads
 
 Files are .jsonl, .jsonl.gz, .json (one list of rows) or .parquet.
 """
@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from configs.errors import UserError
 from configs.records import sha256_of_record
-from tasks.numbered_records import Record, numbered_records
-from tasks.preference_fields import UNUSABLE, RowProblem, column_of, demand_unicode, text_of
-from tasks.preference_rows import PreferenceRow, Schema, detect_schema, read_row
+from tasks.preference.fields import UNUSABLE, RowProblem, column_of, demand_unicode, text_of
+from tasks.preference.numbered_records import Record, numbered_records
+from tasks.preference.rows import PreferenceRow, Schema, detect_schema, read_row
 from tasks.records import Message
 
 Kind = Literal["rewardbench2", "rm-bench", "judgebench", "llmbar", "pairs"]

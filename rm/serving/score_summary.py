@@ -1,4 +1,4 @@
-"""The summary of a file of scores (rm.scoring): how many of what status, quantiles, pair accuracy.
+"""The summary of a file of scores (rm.serving.scoring): how many of what status, quantiles, pair accuracy.
 
 The file is read once, line by line. Quantiles come from counts of values rounded to four significant digits, so memory
 does not grow with the file.

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.near_texts import BAND_ROWS, NearIndex, Texts, band_keys, bands_of, folded_words, normal_form
+from tasks.preference.near_texts import BAND_ROWS, NearIndex, Texts, band_keys, bands_of, folded_words, normal_form
 from tasks.records import Message
 
 LEAST_WORDS = 4

@@ -19,8 +19,8 @@ from configs.keyed import keyed_rng
 from configs.loader import Table
 from configs.records import write_json, write_jsonl
 from configs.terminal import interval, progress_bar, say, show_table
-from rm.benchmark_readers import NOT_BROKEN, TIES, Benchmark, DroppedRow, Item, Kind, read_benchmark
-from rm.benchmark_scores import (
+from rm.benchmarks.readers import NOT_BROKEN, TIES, Benchmark, DroppedRow, Item, Kind, read_benchmark
+from rm.benchmarks.scores import (
     Estimate,
     Units,
     best_of_n_units,

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from configs.keyed import keyed_uniform
 from configs.records import canonical_json
-from tasks.duplicates import (
+from tasks.preference.duplicates import (
     Compared,
     chat_text,
     contradicts,
@@ -29,10 +29,10 @@ from tasks.duplicates import (
     find_duplicates,
     near_a_protected,
 )
-from tasks.preference_fields import MALFORMED, REASONS
-from tasks.preference_files import Dropped, SourceRows
-from tasks.preference_rows import PreferenceRow
-from tasks.preference_sources import PublishedSplit
+from tasks.preference.fields import MALFORMED, REASONS
+from tasks.preference.files import Dropped, SourceRows
+from tasks.preference.rows import PreferenceRow
+from tasks.preference.sources import PublishedSplit
 from tasks.records import PairSplit, PreferencePair
 
 Ties = Literal["drop", "keep"]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tasks.preference_fields import (
+from tasks.preference.fields import (
     RowProblem,
     column_of,
     demand_unicode,

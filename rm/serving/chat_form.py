@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from tasks.preference_fields import RowProblem
+from tasks.preference.fields import RowProblem
 from tasks.records import Message
 
 SYSTEM, FIRST, REPLY, SECOND = "zqSystemqz", "zqFirstqz", "zqReplyqz", "zqSecondqz"

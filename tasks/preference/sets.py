@@ -18,11 +18,11 @@ from pydantic import Field, model_validator
 from configs.errors import UserError
 from configs.loader import Table
 from configs.records import write_json
-from tasks.preference_base import TAUGHT, TaughtTable, write_base
-from tasks.preference_cleaning import PROTECTION, Cleaned, Ties, account, by_reason, clean_and_split
-from tasks.preference_files import SourceRows, read_dataset, read_file
-from tasks.preference_rows import Schema
-from tasks.preference_sources import PublishedSplit, published_splits, resolve_files
+from tasks.preference.base import TAUGHT, TaughtTable, write_base
+from tasks.preference.cleaning import PROTECTION, Cleaned, Ties, account, by_reason, clean_and_split
+from tasks.preference.files import SourceRows, read_dataset, read_file
+from tasks.preference.rows import Schema
+from tasks.preference.sources import PublishedSplit, published_splits, resolve_files
 from tasks.records import Grade, PairSplit, Prompt, PromptSplit, Response, write_pairs, write_prompts
 from tasks.responses import read_tagged
 

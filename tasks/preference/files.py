@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from tasks.numbered_records import numbered_records
-from tasks.preference_fields import MALFORMED, RowProblem
-from tasks.preference_rows import (
+from tasks.preference.fields import MALFORMED, RowProblem
+from tasks.preference.numbered_records import numbered_records
+from tasks.preference.rows import (
     HELPSTEER3_COLUMNS,
     OTHER_COLUMNS,
     PAIR_COLUMNS,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from tasks.preference_fields import RowProblem
+from tasks.preference.fields import RowProblem
 
 Record = dict[str, Any]
 

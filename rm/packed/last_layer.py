@@ -21,7 +21,7 @@ KNOWN_LAYERS = ("Qwen2DecoderLayer", "LlamaDecoderLayer", "MistralDecoderLayer")
 
 
 class Ends(NamedTuple):
-    """Where rows end, shape (R,), and the attention plan of one query a row (rm.packed_attention)."""
+    """Where rows end, shape (R,), and the attention plan of one query a row (rm.packed.attention)."""
 
     last_R: torch.Tensor
     plan: Any

@@ -2,7 +2,7 @@
 
     {"messages": […, {"role": "assistant", "content": answer}]}
     {"prompt": text or messages, "response": text}
-    {"prompt": …, "chosen": …, "rejected": …}, HelpSteer3's columns, hh-rlhf transcripts   (tasks.preference_rows)
+    {"prompt": …, "chosen": …, "rejected": …}, HelpSteer3's columns, hh-rlhf transcripts   (tasks.preference.rows)
 
 A row of a pair holds two answers. A row that cannot be read is `malformed`, with its place and the reason.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from configs.errors import UserError
-from tasks.preference_fields import RowProblem, demand_unicode, messages_of, text_of
-from tasks.preference_rows import detect_schema, read_row
+from tasks.preference.fields import RowProblem, demand_unicode, messages_of, text_of
+from tasks.preference.rows import detect_schema, read_row
 from tasks.records import Message
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")

@@ -29,8 +29,8 @@ from configs.loader import Table
 from configs.terminal import say
 
 if TYPE_CHECKING:
-    from rm.endpoints import Calibrate, Gate
-    from rm.loaded_rungs import LoadedRung
+    from rm.serving.endpoints import Calibrate, Gate
+    from rm.serving.loaded_rungs import LoadedRung
 
 DISTRIBUTION = "reward-ladder"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -112,7 +112,7 @@ def run(paths: Sequence[str], table: ServeTable, calibrate: Calibrate | None = N
     key = _api_key(table.api_key_env)
     listening = _listen(table.host, table.port)
     with listening:
-        from rm.loaded_rungs import load_rungs
+        from rm.serving.loaded_rungs import load_rungs
         from tasks.torch_setup import prepare_torch
 
         prepare_torch(table.cpu_threads)
@@ -139,7 +139,7 @@ def build_app(
     Raises:
         UserError: the rung cannot score, a limit is above its context, or the policy's tokenizer cannot be loaded.
     """
-    from rm.endpoints import Endpoints
+    from rm.serving.endpoints import Endpoints
     from tasks.base_folder import load_tokenizer
 
     if limits.max_length is not None and limits.max_length > rung.context:

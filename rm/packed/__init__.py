@@ -1,0 +1,1 @@
+"""Rows without padding: their layout, attention over them, and layers that do no more than they must."""

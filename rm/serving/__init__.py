@@ -1,0 +1,1 @@
+"""A rung outside its experiment: files of conversations scored, and a server."""
