@@ -95,3 +95,19 @@ def sha256_of_file(path: Path) -> str:
 def sha256_of_record(record: Any) -> str:
     """The SHA-256 of a record's canonical JSON, in hexadecimal."""
     return hashlib.sha256(canonical_json(record).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def place_to_write(path: str | Path, key: str) -> Path:
+    """Where a result is to go, looked at before the work that makes it.
+
+    Raises:
+        UserError: its folder is missing or may not be written to, or the place is a folder.
+    """
+    place = Path(path).expanduser()
+    if not place.parent.is_dir():
+        raise UserError(f"{key}: there is no folder {place.parent} to write into; make it first")
+    if place.is_dir():
+        raise UserError(f"{key}: {place} is a folder; name a file")
+    if not os.access(place.parent, os.W_OK):
+        raise UserError(f"{key}: {place.parent} may not be written to")
+    return place

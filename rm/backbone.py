@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,6 +25,7 @@ from configs.keyed import keyed_seed
 from rm.config import RMTable
 
 ADAPTER_CONFIG = "adapter_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 class Float32Head(nn.Linear):
@@ -101,10 +105,9 @@ def load_reward_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrain
     Raises:
         UserError: the folder or the backbone it names cannot be loaded.
     """
-    try:
+    with one_line_for_a_damaged_rung(folder):
         if (folder / ADAPTER_CONFIG).exists():
-            adapter = LoraConfig.from_pretrained(folder)
-            base = str(adapter.base_model_name_or_path)
+            base = base_of_adapter(folder)
             config = AutoConfig.from_pretrained(folder)
             plain = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=dtype)
             plain.score = _float32_head(plain.score)
@@ -112,9 +115,47 @@ def load_reward_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrain
         else:
             model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
             model.score = _stored_head(folder, _float32_head(model.score))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: the rung cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     return model.to(device).eval()
+
+
+def base_of_adapter(folder: Path) -> str:
+    """Folder or name of the model that a rung's adapter belongs to.
+
+    Raises:
+        UserError: the adapter names none, or its folder is gone.
+    """
+    base = LoraConfig.from_pretrained(folder).base_model_name_or_path
+    if not base:
+        raise UserError(f"{folder / ADAPTER_CONFIG}: names no base_model_name_or_path; the rung is damaged")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise UserError(
+            f"{folder}: the base of its adapter, {base}, is gone; put it back there, or train the rung again"
+        )
+    return str(base)
+
+
+def load_rung_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """A rung's own tokenizer; without its files Transformers would make up another one.
+
+    Raises:
+        UserError: it is missing or cannot be loaded.
+    """
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder}: holds no tokenizer ({' or '.join(TOKENIZER_FILES)}); the rung is not whole")
+    with one_line_for_a_damaged_rung(folder):
+        return AutoTokenizer.from_pretrained(folder)
+
+
+@contextmanager
+def one_line_for_a_damaged_rung(folder: Path) -> Iterator[None]:
+    """Whatever the loaders of Transformers, PEFT and safetensors raise about damaged files, as one line."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, UserError):
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise UserError(f"{folder}: the rung cannot be loaded: {first}") from None
 
 
 def trunk_and_head(model: Any) -> tuple[nn.Module, nn.Module]:

@@ -198,8 +198,9 @@ class RMTable(Table):
                 f"route_values of fewer_pairs are whole numbers of pairs, at least 2, found {values}",
             ),
             (
-                self.route == "label_noise" and not all(_number(v) and 0 <= v <= 0.5 for v in values),
-                f"route_values of label_noise are shares from 0 to 0.5, found {values}",
+                self.route == "label_noise" and not all(_number(v) and 0 <= v < 0.5 for v in values),
+                f"route_values of label_noise are shares from 0 to below 0.5, where nothing is left to learn, "
+                f"found {values}",
             ),
             (
                 self.route == "smaller_base" and not all(isinstance(v, str) or (_whole(v) and v >= 1) for v in values),

@@ -127,9 +127,16 @@ def _train(one: Prepared, scratch: Path, seed: int) -> tuple[Trained, nn.Module]
     watched = one.pairs.ids["selection"][: table.n_selection_pairs]
     model = _on_device(build_reward_model(one.base, table, one.tokenizer, seed), table)
     before = head_weights(model)
-    done = train_ladder(model, one.tokenizer, targets, watched, table, seed, scratch)
-    refuse_still_losses(done.losses)
-    refuse_untrained_head(before, head_weights(model))
+    try:
+        done = train_ladder(model, one.tokenizer, targets, watched, table, seed, scratch)
+        refuse_still_losses(done.losses)
+        refuse_untrained_head(before, head_weights(model))
+    except UserError as error:
+        if one.member.value is None:
+            raise
+        raise UserError(
+            f"rm.route_values, {table.route} {one.member.value}: {error}; or leave this value out"
+        ) from None
     return Trained(one, done.evaluations, done.losses, facts, done.weights_of), model
 
 

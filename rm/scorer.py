@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import UserError
-from configs.records import read_json, sha256_of_record
-from rm.backbone import load_reward_model, trunk_and_head
+from configs.records import read_json
+from rm.backbone import load_reward_model, load_rung_tokenizer, trunk_and_head
 from rm.packed.attention import can_pack, last_hidden
 from rm.packed.fused_lora import fused_layers
 from rm.packed.layout import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length
 from tasks.records import Message
 
+PRIVATE_CHARACTERS = [chr(code) for code in range(0xE000, 0xE100)]
+"""Of Unicode's private use area: no template trims them and hardly a text contains them."""
 LEAST_SHARED = 16
 """Rows that share fewer first tokens are not worth a group of their own."""
 
@@ -37,13 +39,15 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
 
     Raises:
         UserError: the tokenizer has no chat template, or the template doubles the first token.
+        ValueError: a text has a marker that this tokenizer cannot spell out.
     """
     if tokenizer.chat_template is None:
         raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no chat template; use a chat model's tokenizer")
     chat = [*messages, {"role": "assistant", "content": answer}]
-    markers = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    if any(marker in message["content"] for message in chat for marker in markers):
-        ids = _encode_with_markers(tokenizer, chat)
+    markers = sorted({token.content for token in tokenizer.added_tokens_decoder.values() if token.special})
+    found = [marker for marker in markers if any(marker in message["content"] for message in chat)]
+    if found:
+        ids = _encode_with_markers(tokenizer, chat, found)
     else:
         ids = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False)["input_ids"]
     if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
@@ -51,21 +55,39 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return ids
 
 
-def _encode_with_markers(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message]) -> list[int]:
-    """The template's own pieces with their markers, the texts between them without."""
-    contents = [message["content"] for message in chat]
-    places = [f"[text {i} of {sha256_of_record(contents)}]" for i in range(len(contents))]
-    rendered = tokenizer.apply_chat_template(
-        [{**message, "content": place} for message, place in zip(chat, places, strict=True)], tokenize=False
-    )
-    ids: list[int] = []
-    for place, content in zip(places, contents, strict=True):
-        before, found, rendered = rendered.partition(place)
-        if not found:
-            raise UserError(f"the chat template of {tokenizer.name_or_path!r} leaves out or reorders a turn")
-        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
-        ids += tokenizer(content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return ids + list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+def _encode_with_markers(tokenizer: PreTrainedTokenizerBase, chat: Sequence[Message], found: list[str]) -> list[int]:
+    """Each marker in a text stands as one private character while the template works, and is then spelled out."""
+    written = "".join(message["content"] for message in chat)
+    free = [character for character in PRIVATE_CHARACTERS if character not in written][: len(found)]
+    held = [dict(message) for message in chat]
+    for marker, character in zip(sorted(found, key=len, reverse=True), free, strict=True):
+        for message in held:
+            message["content"] = message["content"].replace(marker, character)
+    text = tokenizer.apply_chat_template(held, tokenize=False)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for marker, character in zip(sorted(found, key=len, reverse=True), free, strict=True):
+        own = tokenizer(f"x{character}", add_special_tokens=False)["input_ids"]
+        own = own[len(tokenizer("x", add_special_tokens=False)["input_ids"]) :]
+        spelled = tokenizer(marker, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids, replaced = _replace_run(ids, own, spelled)
+        if replaced != text.count(character):
+            raise ValueError(f"the tokenizer cannot spell out {marker!r} in a text")
+    return ids
+
+
+def _replace_run(ids: list[int], run: list[int], by: list[int]) -> tuple[list[int], int]:
+    """Put `by` in the place of every occurrence of `run`; returns how many there were."""
+    made: list[int] = []
+    replaced, i = 0, 0
+    while i < len(ids):
+        if run and ids[i : i + len(run)] == run:
+            made += by
+            replaced += 1
+            i += len(run)
+        else:
+            made.append(ids[i])
+            i += 1
+    return made, replaced
 
 
 @torch.inference_mode()
@@ -147,7 +169,7 @@ class RungScorer:
         self.folder = folder
         dtype = measured_dtype(folder) if dtype is None else dtype
         self.batch_tokens = batch_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = load_rung_tokenizer(folder)
         self.model = load_reward_model(folder, dtype, device)
 
     def logits(self, chats: Sequence[Sequence[Message]], answers: Sequence[str]) -> NDArray[np.float64]:

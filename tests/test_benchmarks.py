@@ -348,7 +348,7 @@ def test_wrong_paths_are_refused_before_a_model_is_loaded(rung: Path, tmp_path: 
         run([data, data], BenchmarkTable())
     with pytest.raises(UserError, match="there is no folder"):
         run([str(rung), data], BenchmarkTable(output=str(tmp_path / "absent" / "out.json")))
-    with pytest.raises(UserError, match="the rung cannot be loaded"):
+    with pytest.raises(UserError, match="holds no tokenizer"):
         run([str(tmp_path), data], BenchmarkTable())
 
 

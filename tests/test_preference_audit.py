@@ -61,8 +61,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def test_planted_overlaps_are_counted_to_the_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [write(tmp_path / "train.jsonl", TRAIN), write(tmp_path / "validation.jsonl", VALIDATION)]
-    run(paths, AuditTable(output=str(tmp_path / "out" / "audit.json")))
-    report = json.loads((tmp_path / "out" / "audit.json").read_text())
+    run(paths, AuditTable(output=str(tmp_path / "audit.json")))
+    report = json.loads((tmp_path / "audit.json").read_text())
 
     train, validation = report["parts"]
     assert (train["rows"], train["usable"], train["ties"]) == (45, 34, 10)

@@ -129,7 +129,7 @@ def test_settings_that_find_nothing_in_the_data_are_refused() -> None:
         ({"route": "fewer_pairs", "route_values": [0.5]}, "whole numbers of pairs"),
         ({"route": "fewer_pairs", "route_values": [10, 10]}, "must differ"),
         ({"route": "fewer_pairs", "route_values": [10], "train_pairs": 5}, "leave train_pairs out"),
-        ({"route": "label_noise", "route_values": [0.7]}, "shares from 0 to 0.5"),
+        ({"route": "label_noise", "route_values": [0.7]}, "from 0 to below 0.5"),
         ({"route": "smaller_base", "route_values": [0]}, "numbers of layers kept"),
         ({"route": "rescaled"}, "need each other"),
         ({"rescale_to": 75}, "need each other"),

@@ -17,7 +17,7 @@ from pydantic import Field
 from configs.errors import UserError
 from configs.keyed import keyed_rng
 from configs.loader import Table
-from configs.records import write_json, write_jsonl
+from configs.records import place_to_write, write_json, write_jsonl
 from configs.terminal import interval, progress_bar, say, show_table
 from rm.benchmarks.readers import NOT_BROKEN, TIES, Benchmark, DroppedRow, Item, Kind, read_benchmark
 from rm.benchmarks.scores import (
@@ -90,9 +90,9 @@ def run(paths: Sequence[str], table: BenchmarkTable) -> None:
     rung = Path(paths[0]).expanduser()
     if not rung.is_dir():
         raise UserError(f"benchmark: {rung} is no folder of a rung; the first path is the reward model")
-    for output in (table.output, table.items):
-        if output is not None and not Path(output).expanduser().parent.is_dir():
-            raise UserError(f"benchmark: there is no folder {Path(output).expanduser().parent} to write into")
+    output, items = (
+        path and place_to_write(path, key) for path, key in ((table.output, "output"), (table.items, "items"))
+    )
     benchmark = read_benchmark(paths[1:], None if table.kind == "auto" else table.kind, table.max_malformed_share)
     scored, logits, too_long = score_items(benchmark.items, rung, table)
     if not scored:
@@ -102,11 +102,11 @@ def run(paths: Sequence[str], table: BenchmarkTable) -> None:
         **described(benchmark, too_long),
         **report(benchmark.kind, scored, logits, table),
     }
-    if table.output is not None:
-        write_json(Path(table.output).expanduser(), result)
-    if table.items is not None:
+    if output:
+        write_json(output, result)
+    if items:
         rows = zip(scored, logits, strict=True)
-        write_jsonl(Path(table.items).expanduser(), (item_row(item, of_item) for item, of_item in rows))
+        write_jsonl(items, (item_row(item, of_item) for item, of_item in rows))
     show(result)
 
 
@@ -230,11 +230,7 @@ def _open(rung: Path, table: BenchmarkTable) -> RungScorer:
     from rm.scorer import RungScorer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return RungScorer(rung, table.batch_tokens, device, torch.bfloat16 if table.bf16 else torch.float32)
-    except (OSError, ValueError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{rung}: the rung cannot be loaded: {first}") from None
+    return RungScorer(rung, table.batch_tokens, device, torch.bfloat16 if table.bf16 else torch.float32)
 
 
 def _encoded(

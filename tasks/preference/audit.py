@@ -23,7 +23,7 @@ from pydantic import Field
 
 from configs.errors import UserError
 from configs.loader import Table
-from configs.records import write_json
+from configs.records import place_to_write, write_json
 from configs.terminal import say, show_table
 from tasks.preference.duplicates import Compared, Prepared, RowIndex, chat_text, contradicts, exact_key, find_duplicates
 from tasks.preference.fields import REASONS
@@ -153,21 +153,22 @@ def run(paths: Sequence[str], table: AuditTable) -> None:
     Raises:
         UserError: nothing or too much is named, or a file cannot be read.
     """
+    output = place_to_write(table.output, "output") if table.output else None
     parts = read_parts(paths, table)
     texts = Texts()
     inside = [audit_inside(part, texts) for part in parts]
     indexed = [IndexedPart(part, texts) for part in parts] if len(parts) > 1 else []
     between = [audit_between(one, other) for one, other in permutations(indexed, 2)]
     _show(parts, inside, between, table.shown)
-    if table.output:
+    if output:
         first = {part.name: [asdict(drop) for drop in _first_ones(part.dropped, table.shown)] for part in parts}
         report = {
             "parts": [asdict(item) | {"first_dropped": first[item.part]} for item in inside],
             "between": [asdict(item) for item in between],
             "near": {"jaccard": NEAR_JACCARD, "shingle_characters": SHINGLE_LENGTH},
         }
-        write_json(Path(table.output), report)
-        say(f"wrote {table.output}")
+        write_json(output, report)
+        say(f"wrote {output}")
 
 
 def read_parts(paths: Sequence[str], table: AuditTable) -> list[Part]:
