@@ -18,6 +18,11 @@ FOLDER = Path(__file__).parent / "phrases"
 Matching = Literal["substring", "words"]
 """`substring`: the lower-cased text contains the phrase, as in the paper's code. `words`: after Unicode folding, and
 only where the phrase stands as whole words (`rpr.py`)."""
+Counting = Literal["presence", "frequency"]
+"""`presence`: a phrase counts once however often it occurs, as in the paper's code. `frequency`: as often as it occurs,
+up to `cap` times."""
+ADDED_SINCE_VERSION_1 = {"counting": "presence", "cap": None}
+"""Left out of the digest where they say nothing, so that the digest of a set from before them is what it was."""
 
 
 class PhraseSet(Table):
@@ -28,11 +33,13 @@ class PhraseSet(Table):
         version: raised with every change of the list.
         source: where the phrases come from.
         note: what a reader must know of them.
-        normaliser: the number of different phrases that is worth 1.
+        normaliser: the number of counted phrases that is worth 1; `n` in a file is the number of phrases.
         ngram: repeated runs of so many words are subtracted.
         matching: what counts as an occurrence.
         phrases: in the order of the source; blanks at the ends count under `substring`.
         subtracted: each occurrence of one of these costs 1.
+        counting: whether a phrase counts once or as often as it occurs.
+        cap: under `frequency`, the most that one phrase counts.
     """
 
     name: str = Field(min_length=1)
@@ -44,6 +51,15 @@ class PhraseSet(Table):
     matching: Matching
     phrases: tuple[str, ...] = Field(min_length=1)
     subtracted: tuple[str, ...] = ()
+    counting: Counting = "presence"
+    cap: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _n_is_the_number_of_phrases(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("normaliser") == "n" and isinstance(data.get("phrases"), (list, tuple)):
+            return {**data, "normaliser": max(1, len(data["phrases"]))}
+        return data
 
     @model_validator(mode="after")
     def _can_all_match(self) -> Self:
@@ -55,16 +71,31 @@ class PhraseSet(Table):
         twice = sorted({phrase for phrase in self.phrases if self.phrases.count(phrase) > 1})
         if twice:
             raise ValueError(f"{twice[0]!r} stands twice; each phrase counts once")
+        if self.counting == "frequency" and self.cap is None:
+            raise ValueError(
+                "counting: frequency needs a cap, or saying one phrase over and over is worth 1; add cap: 3"
+            )
+        if self.counting == "presence" and self.cap is not None:
+            raise ValueError("cap means nothing with counting: presence; remove it or write counting: frequency")
         return self
 
     @property
     def sha256(self) -> str:
         """The digest of everything in the set."""
-        return sha256_of_record(self.model_dump(mode="json"))
+        record = self.model_dump(mode="json")
+        for key, default in ADDED_SINCE_VERSION_1.items():
+            if record[key] == default:
+                del record[key]
+        return sha256_of_record(record)
 
-    def changed(self, normaliser: float | None, ngram: int | None) -> PhraseSet:
-        """The same phrases with another normaliser or n-gram length, where one is given."""
-        changes: dict[str, Any] = {"normaliser": normaliser, "ngram": ngram}
+    def changed(self, normaliser: float | Literal["n"] | None, ngram: int | None, cap: int | None = None) -> PhraseSet:
+        """The same phrases with another normaliser, n-gram length or cap, where one is given.
+
+        `n` as the normaliser is the number of phrases. A cap makes the counting `frequency`; a cap of 1 is presence.
+        """
+        changes: dict[str, Any] = {"normaliser": len(self.phrases) if normaliser == "n" else normaliser, "ngram": ngram}
+        if cap is not None:
+            changes |= {"counting": "frequency", "cap": cap}
         return self.model_copy(update={key: value for key, value in changes.items() if value is not None})
 
 

@@ -1,23 +1,28 @@
 """Reasoning pattern reward: which phrases a text holds, less what it repeats.
 
-    RPR = max(0, min(1, #present / normaliser) - repetition_n - #subtracted)
+    RPR = max(0, min(1, #counted / normaliser) - repetition_n - #subtracted)
 
 Paper A (arXiv 2505.22653, section 2.2) with what its published code does: each phrase counts once however often it
-occurs, the divisor is half the number of phrases, and the repetition of the lower-cased text is
+occurs (`counting: presence`), the divisor is 20, which is half the number of its phrases for mathematics, and the
+repetition of the lower-cased text is
 
     repetition_n = #(different word n-grams that occur more than once) / #(all word n-grams)
 
 so a text that says one thing many times over approaches 0 again from its highest value of 1/2: the numerator counts
-different n-grams and the denominator all of them. Shorter texts than n words repeat nothing.
+different n-grams and the denominator all of them. Shorter texts than n words repeat nothing. Under
+`counting: frequency` a phrase counts as often as it occurs without overlap, at most `cap` times.
 
 Two ways of matching, both exact:
 
 - `substring`: the phrase stands anywhere in the lower-cased text ("thus" in "enthusiasm" counts);
 - `words`: the text is folded (NFKC, case, typographic apostrophes, runs of white space) and the phrase must not touch
-  a letter, a digit or an underscore on either side. Scripts that write no blanks between words need no such edge.
+  a letter, a digit, an underscore or a combining mark on either side. Scripts that write no blanks between words
+  (Chinese, Japanese, Thai, Lao, Burmese, Khmer) need no such edge: a phrase in one of them is searched as a substring
+  of the folded text, and a Latin phrase may touch their letters.
 
-Searching each phrase by itself is several times faster than one regular expression over all of them, which would have
-to look ahead at every character because phrases overlap ("let me first, ").
+Two filters make long texts fast; neither changes a result. Texts are searched as UTF-8, and a phrase is searched only
+where each run of four of its bytes occurs in the text, by a table of hashes. Windows of n words are compared by a hash
+first, and the few that agree are compared as texts.
 """
 
 from __future__ import annotations
@@ -25,8 +30,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,18 +40,41 @@ from numpy.typing import NDArray
 from calibration.phrase_set import Matching, PhraseSet
 
 _APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
-_SPACELESS = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # kana and Han
+_FULL_WIDTH = tuple((chr(ord(mark) + 0xFEE0), mark) for mark in ",!?:;()")
+"""Marks that nearly every Chinese text holds. They combine with nothing, and a text without them is often in NFKC
+already, which is found out several times faster than a text is composed."""
+SPACELESS = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana and Han
 )
+"""Letters of scripts that write no blanks between words, as the inside of a regular expression's set."""
+_SPACELESS = re.compile(f"[{SPACELESS}]")
+_ASCII_BLANKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f "
+_WIDE_BLANKS = (
+    "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+_TO_BLANK = bytes.maketrans(_ASCII_BLANKS.encode(), b" " * len(_ASCII_BLANKS))
+_WIDE = tuple(blank.encode() for blank in _WIDE_BLANKS)
+_BLANK = ord(" ")
 _MULTIPLIER = 0x9E3779B97F4A7C15
+_GRAM = 4
+_GRAM_MULTIPLIER = np.uint32(0x9E3779B1)
+_GRAM_SHIFT = np.uint32(16)
+_GRAM_SLOTS = 1 << 16
+_SHORT = 1000
+"""In a shorter text it costs less to search every phrase than to fill the table."""
 
 
 def rpr(text: str, phrase_set: PhraseSet) -> float:
     """The reasoning pattern reward of one text, in 0..1."""
     prepared = PREPARE[phrase_set.matching](text)
-    count = len(_present(prepared, phrase_set))
-    value = min(1.0, count / phrase_set.normaliser) - repetition(prepared, phrase_set.ngram)
+    raw = _encoded(prepared)
+    found = _present(prepared, raw, phrase_set)
+    if phrase_set.counting == "presence":
+        counted = len(found)
+    else:
+        counted = sum(_occurrences(prepared, phrase, phrase_set) for phrase in found)
+    value = min(1.0, counted / phrase_set.normaliser) - _repetition(raw, phrase_set.ngram)
     value -= sum(prepared.count(phrase) for phrase in phrase_set.subtracted)
     return max(0.0, value)
 
@@ -57,7 +86,8 @@ def rprs(texts: Sequence[str], phrase_set: PhraseSet) -> NDArray[np.float64]:
 
 def phrases_in(text: str, phrase_set: PhraseSet) -> tuple[str, ...]:
     """The phrases that a text holds, each once, in the order of the set."""
-    return tuple(_present(PREPARE[phrase_set.matching](text), phrase_set))
+    prepared = PREPARE[phrase_set.matching](text)
+    return tuple(_present(prepared, _encoded(prepared), phrase_set))
 
 
 def lowered(text: str) -> str:
@@ -68,7 +98,9 @@ def lowered(text: str) -> str:
 def folded(text: str) -> str:
     """Compatible characters, cases, apostrophes and white space made one (NFKC, case folding, single blanks)."""
     if text.isascii():
-        return " ".join(text.lower().split())
+        return _single_blanks(text.lower().encode()).strip(b" ").decode()
+    for wide, narrow in _FULL_WIDTH:
+        text = text.replace(wide, narrow)
     composed = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     for apostrophe in _APOSTROPHES:
         composed = composed.replace(apostrophe, "'")
@@ -78,68 +110,91 @@ def folded(text: str) -> str:
 def repetition(text: str, n: int) -> float:
     """Share of the word n-grams of `text` that are different ones occurring more than once, in 0..1/2.
 
-    Windows are compared by a hash first. Equal windows have equal hashes, so a text without two equal hashes repeats
-    nothing; the few others are counted word for word, and the result is exact.
+    Words are what `str.split()` gives.
     """
-    words = text.split()
-    total = len(words) - n + 1
-    if total < 2:
-        return 0.0
-    hashes = _window_hashes(words, n)
-    ordered = np.sort(hashes)
-    equal = ordered[1:] == ordered[:-1]
-    if not equal.any():
-        return 0.0
-    shared = np.isin(hashes, ordered[1:][equal])
-    counts = Counter(tuple(words[i : i + n]) for i in np.flatnonzero(shared))
-    return sum(count > 1 for count in counts.values()) / total
+    return _repetition(_encoded(text), n)
 
 
-def _window_hashes(words: list[str], n: int) -> NDArray[np.uint64]:
-    """A hash of each run of n words, shape (len(words) - n + 1,): sum of hash(word_j) * multiplier^j modulo 2^64.
+def stands_alone(text: str, phrase: str) -> bool:
+    """Whether `phrase` stands somewhere in `text` as whole words (module docstring)."""
+    return next(places(text, phrase), None) is not None
 
-    Runs of doubled width come from two neighbours, so n costs its number of binary digits and not n.
+
+class _Plan(NamedTuple):
+    """What is prepared once for a list of phrases.
+
+    Attributes:
+        needles: the phrases in UTF-8.
+        short: positions of phrases too short for the table, which are always searched.
+        long: positions of the others, shape (L,).
+        slots: the slots of the table that all grams of the long phrases hash to, one phrase after the other.
+        starts: where each long phrase begins in `slots`, shape (L,).
     """
-    doubled = np.fromiter(map(hash, words), dtype=np.int64, count=len(words)).view(np.uint64)
-    window, done, width = doubled[:0], 0, 1
-    while True:
-        if n & width:
-            if done:
-                size = len(words) - done - width + 1
-                window = window[:size] + _power(done) * doubled[done : done + size]
-            else:
-                window = doubled
-            done += width
-        if done == n:
-            return window
-        doubled = doubled[:-width] + _power(width) * doubled[width:]
-        width *= 2
+
+    needles: tuple[bytes, ...]
+    short: tuple[int, ...]
+    long: NDArray[np.intp]
+    slots: NDArray[np.intp]
+    starts: NDArray[np.intp]
 
 
-@lru_cache(maxsize=256)
-def _power(exponent: int) -> np.uint64:
-    return np.uint64(pow(_MULTIPLIER, exponent, 1 << 64))
+@lru_cache(maxsize=64)
+def _plan(phrases: tuple[str, ...]) -> _Plan:
+    needles = tuple(_encoded(phrase) for phrase in phrases)
+    long = [place for place, needle in enumerate(needles) if len(needle) >= _GRAM]
+    slots = [_gram_slots(needles[place]) for place in long]
+    sizes = [0, *(len(part) for part in slots)]
+    return _Plan(
+        needles,
+        tuple(place for place, needle in enumerate(needles) if len(needle) < _GRAM),
+        np.array(long, dtype=np.intp),
+        np.concatenate(slots) if slots else np.zeros(0, dtype=np.intp),
+        np.cumsum(sizes[:-1]).astype(np.intp),
+    )
 
 
-def _present(prepared: str, phrase_set: PhraseSet) -> list[str]:
-    found = [phrase for phrase in phrase_set.phrases if phrase in prepared]
+def _gram_slots(raw: bytes) -> NDArray[np.intp]:
+    """The slot of each run of `_GRAM` bytes, shape (len(raw) - _GRAM + 1,)."""
+    grams = np.ndarray((len(raw) - _GRAM + 1,), dtype="<u4", buffer=raw, strides=(1,))
+    return (grams * _GRAM_MULTIPLIER >> _GRAM_SHIFT).astype(np.intp)
+
+
+def _present(prepared: str, raw: bytes, phrase_set: PhraseSet) -> list[str]:
+    phrases = phrase_set.phrases
+    plan = _plan(phrases)
+    candidates: Sequence[int] = range(len(phrases))
+    if len(raw) >= _SHORT and len(plan.long):
+        seen = np.zeros(_GRAM_SLOTS, dtype=np.bool_)
+        seen[_gram_slots(raw)] = True
+        possible = plan.long[np.logical_and.reduceat(seen[plan.slots], plan.starts)]
+        candidates = sorted([*plan.short, *possible.tolist()]) if plan.short else possible.tolist()
+    needles = plan.needles
+    found = [phrases[place] for place in candidates if needles[place] in raw]
     if phrase_set.matching == "words":
         return [phrase for phrase in found if stands_alone(prepared, phrase)]
     return found
 
 
-def stands_alone(text: str, phrase: str) -> bool:
-    """Whether `phrase` stands somewhere in `text` as whole words (module docstring)."""
+def _occurrences(prepared: str, phrase: str, phrase_set: PhraseSet) -> int:
+    """How often a phrase counts under `counting: frequency`, up to the cap."""
+    by_words = phrase_set.matching == "words"
+    number = sum(1 for _ in places(prepared, phrase)) if by_words else prepared.count(phrase)
+    return number if phrase_set.cap is None else min(number, phrase_set.cap)
+
+
+def places(text: str, phrase: str) -> Iterator[int]:
+    """Where `phrase` stands in `text` as whole words, from left to right and without overlap."""
     start = text.find(phrase)
     while start >= 0:
         end = start + len(phrase)
         before, after = text[start - 1 : start] if start else "", text[end : end + 1]
-        if not (_continues(before, phrase[0]) or _is_joined(after, phrase[-1])):
-            return True
-        start = text.find(phrase, start + 1)
-    return False
+        alone = not (_continues(before, phrase[0]) or _is_joined(after, phrase[-1]))
+        if alone:
+            yield start
+        start = text.find(phrase, end if alone else start + 1)
 
 
+@lru_cache(maxsize=4096)
 def _continues(before: str, first: str) -> bool:
     """Whether the character before a phrase belongs to its first word; `2.1.` holds no list marker `1.`."""
     if first.isdigit() and before in (".", ","):
@@ -147,10 +202,88 @@ def _continues(before: str, first: str) -> bool:
     return (first.isalnum() or first == "_") and _is_joined(before, first)
 
 
+@lru_cache(maxsize=4096)
 def _is_joined(beside: str, edge: str) -> bool:
-    if not (beside.isalnum() or beside == "_"):
+    """Whether two neighbouring characters belong to one word."""
+    if not beside or not (beside.isalnum() or beside == "_" or unicodedata.category(beside)[0] == "M"):
         return False
     return not (_SPACELESS.match(beside) or _SPACELESS.match(edge))
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8 in which lone surrogates keep their code; equal texts have equal bytes and the other way round."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _plain_blanks(raw: bytes) -> bytes:
+    """UTF-8 with each character that `str.split()` takes for white space made a blank."""
+    if not raw.isascii():
+        for blank in _WIDE:
+            raw = raw.replace(blank, b" ")
+    return raw.translate(_TO_BLANK)
+
+
+def _single_blanks(raw: bytes) -> bytes:
+    """UTF-8 with each run of white space made one blank."""
+    raw = _plain_blanks(raw)
+    blanks = np.flatnonzero(np.frombuffer(raw, dtype=np.uint8) == _BLANK)
+    followers = blanks[1:][np.diff(blanks) == 1]
+    if not len(followers):
+        return raw
+    kept = np.ones(len(raw), dtype=np.bool_)
+    kept[followers] = False
+    return np.frombuffer(raw, dtype=np.uint8)[kept].tobytes()
+
+
+def _repetition(raw: bytes, n: int) -> float:
+    """`repetition` of a text in UTF-8. Equal windows have equal hashes, so the result is exact."""
+    raw = _plain_blanks(raw).strip(b" ") + b" "
+    characters = np.frombuffer(raw, dtype=np.uint8)
+    blanks = np.flatnonzero(characters == _BLANK)
+    following = blanks + 1
+    starts = np.concatenate(([0], following[:-1][following[:-1] != blanks[1:]]))
+    total = len(starts) + 1 - n
+    if total < 2:
+        return 0.0
+    hashes = _window_hashes(characters, blanks, starts, n)
+    ordered = np.sort(hashes)
+    equal = ordered[1:] == ordered[:-1]
+    if not equal.any():
+        return 0.0
+    shared = np.flatnonzero(np.isin(hashes, ordered[1:][equal]))
+    ends = np.append(starts[1:], len(raw))
+    counts = Counter(tuple(raw[starts[place] : ends[place + n - 1]].split()) for place in shared)
+    return sum(count > 1 for count in counts.values()) / total
+
+
+def _window_hashes(
+    characters: NDArray[np.uint8], blanks: NDArray[np.intp], starts: NDArray[np.intp], n: int
+) -> NDArray[np.uint64]:
+    """A hash of each run of n words that begin at `starts`, shape (len(starts) - n + 1,).
+
+    That of a word is the sum of byte_j * m^j, that of a window the sum of word_i * m^i, both modulo 2^64 and from the
+    left; m is odd and has an inverse, by which a sum from further left is moved to 0. Blanks count nothing.
+    """
+    powers, inverses = _powers(1 << len(characters).bit_length())
+    weighted = characters * powers[: len(characters)]
+    weighted[blanks] = 0
+    words = np.add.reduceat(weighted, starts) * inverses[starts]
+    sums = np.zeros(len(starts) + 1, dtype=np.uint64)
+    np.cumsum(words * powers[: len(starts)], out=sums[1:])
+    moved: NDArray[np.uint64] = (sums[n:] - sums[:-n]) * inverses[: len(starts) - n + 1]
+    return moved
+
+
+@lru_cache(maxsize=32)
+def _powers(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """m^j and m^-j modulo 2^64 for 0 <= j < size."""
+    inverse = pow(_MULTIPLIER, -1, 1 << 64)
+    both = []
+    for base in (_MULTIPLIER, inverse):
+        factors = np.full(size, base, dtype=np.uint64)
+        factors[0] = 1
+        both.append(np.cumprod(factors))
+    return both[0], both[1]
 
 
 PREPARE: dict[Matching, Callable[[str], str]] = {"substring": lowered, "words": folded}

@@ -164,7 +164,7 @@ def _reference_rpr(text: str, phrases: PhraseSet) -> float:
         count = sum(1 for phrase in phrases.phrases if re.search(re.escape(phrase), text))
     else:
         text, count = _reference_fold(text), 0
-        letter = "[^\\W\u3400-\u9fff]"
+        letter = "(?:[^\\W\u3400-\u9fff]|[\u0300-\u036f])"
         for phrase in phrases.phrases:
             digit = "(?<![.,])" if phrase[0].isdigit() else ""
             count += bool(re.search(f"{digit}(?<!{letter}){re.escape(phrase)}(?!{letter})", text))
