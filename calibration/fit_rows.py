@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 from calibration.labelled_logits import LARGEST_WEIGHT, LabelledLogits, answer_pairs, single_answers
 from configs.errors import UserError
 from configs.loader import Table
-from tasks.preference_fields import RowProblem
-from tasks.preference_files import numbered_records
+from tasks.preference.fields import RowProblem
+from tasks.preference.numbered_records import numbered_records
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 WORDS = {"good": 1.0, "bad": 0.0, "true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "-1": 0.0}

@@ -145,6 +145,16 @@ TOOLS = {
         "RUNG DATA [DATA …] [kind=auto] [output=figures.json] [items=items.jsonl] [key=value …]",
         file_tool("rm.benchmarks.accuracy", "BenchmarkTable", "benchmark"),
     ),
+    "fit": Tool(
+        "fit a map from logits to scores 0..1 and measure it on other prompts: NLL, Brier, ECE, AUC, diagram",
+        "scores.jsonl [FILE …] kind=platt|…|all label=FIELD logit=FIELD [prompt=FIELD] [domain=FIELD] output=FOLDER",
+        file_tool("calibration.fit", "FitTable", "fit"),
+    ),
+    "mine": Tool(
+        "find the phrases that set one set of answers apart from another, and write them as a phrase set",
+        "trained.jsonl base.jsonl field=FIELD [prompt=FIELD] [label=FIELD] output=phrases.yaml [key=value …]",
+        file_tool("calibration.mining", "MineTable", "mine"),
+    ),
     "rm check": Tool(
         "does a rung give the same logits alone, batched, padded, packed, saved and in bfloat16?",
         "RUNG [exact_bound=…] [bf16_bound=…] [key=value …]",

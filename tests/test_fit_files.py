@@ -19,7 +19,7 @@ from configs.errors import UserError
 from configs.keyed import keyed_rng
 from configs.loader import read_words
 from rm.measures import sigmoid
-from tasks.preference_fields import RowProblem
+from tasks.preference.fields import RowProblem
 
 Rows = list[dict[str, Any]]
 

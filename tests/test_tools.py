@@ -67,12 +67,19 @@ def test_the_readmes_examples_run(
     monkeypatch.chdir(tmp_path / "project")
     conversations = [{"prompt": "Hi", "response": "Hello!"}, {"prompt": "Hi", "response": "Hello! " * 9}]
     Path("answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conversations))
+    rows = [{"logit": k % 7 - 3.0, "label": int(k % 7 > 2 + k % 3), "prompt": f"p{k % 25}"} for k in range(100)]
+    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, said in (("trained", "wait, let me think"), ("base", "the answer")):
+        answers = [{"response": f"{said} about number {k}"} for k in range(30)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
     ran = []
     for line in shown_commands():
         found = tool_of(shlex.split(line)[1:])
         if found is None or found[0] == "serve":  # the server has tests of its own
             continue
         words = [path for word in found[1] for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+        if found[0] == "fit":  # `score` has written scores.jsonl, which has no labels
+            words = ["labelled.jsonl" if word == "scores.jsonl" else word for word in words]
         assert main([*found[0].split(), *words]) == 0, line
         ran.append(found[0])
     assert set(ran) == set(TOOLS) - {"serve"}

@@ -76,7 +76,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
     try:
         line = 0
         for batch in parquet.ParquetFile(path).iter_batches():
-            for record in _batch_records(batch):
+            for record in records_of_batch(batch):
                 line += 1
                 yield line, record
     except (pyarrow.ArrowException, OSError) as error:
@@ -84,7 +84,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
         raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None
 
 
-def _batch_records(batch: Any) -> Iterator[Record | RowProblem]:
+def records_of_batch(batch: Any) -> Iterator[Record | RowProblem]:
     """The rows of a batch; texts that are not UTF-8 (a writer may not have checked) make only their row unreadable."""
     try:
         yield from batch.to_pylist()
