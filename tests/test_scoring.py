@@ -136,7 +136,7 @@ def test_what_is_not_scored_is_counted_and_null(
     assert [line["preferred"] for line in lines] == [None, True, False, None, None]
     assert [cell["status"] for cell in cells] == ["malformed", "ok", "ok", "too_long", "malformed"]
     assert [cell["logit"] is None for cell in cells] == [True, False, False, True, True]
-    assert cells[3]["tokens"] > CONTEXT
+    assert cells[3]["tokens"] is None or cells[3]["tokens"] > CONTEXT
     summary = read_json(tmp_path / "s.jsonl.manifest.json")["summary"]["rungs"]["rung-a"]
     assert summary["statuses"] == {"ok": 2, "malformed": 2, "too_long": 1, "not_finite": 0}
     assert summary["pairs"]["accuracy"]["n"] == 1
@@ -242,7 +242,7 @@ def test_broken_files_are_one_line_errors(rungs: list[Path], tmp_path: Path) -> 
     torn.write_bytes(b"PAR1 nothing")
     cases = {
         str(write(tmp_path / "empty.jsonl", [])): "holds no row",
-        str(write(tmp_path / "wrong.jsonl", [{"text": "a"}] * 3)): "none of the first 3 rows can be scored",
+        str(write(tmp_path / "wrong.jsonl", [{"text": "a"}] * 3)): "can be scored; .*line 1: missing_column",
         str(cut): "not a whole gzip file",
         str(torn): "not a whole parquet file",
         str(tmp_path / "none.jsonl"): "there is no such file",
@@ -275,3 +275,40 @@ def test_memory_is_bounded_by_windows_and_by_lines(tmp_path: Path, monkeypatch: 
         read_rows(write(tmp_path / "d.jsonl", [rows[0] | {"response": "y"}, long, {"prompt": "a", "response": "b"}]))
     )
     assert [(row.line, row.problem and row.problem[:9]) for row in found] == [(1, None), (2, "too_large"), (3, None)]
+
+
+def test_a_part_shorter_than_its_progress_says_is_refused_and_nothing_is_invented(
+    rungs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = write(tmp_path / "c.jsonl", some_rows(9)), tmp_path / "s.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "_finish", lambda *given, **more: 1 / 0, raising=False)
+        patched.setattr(scoring, "summarise", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            score(rungs[:1], source, output, window_rows=3)
+    part = tmp_path / "s.jsonl.part"
+    if output.exists():  # it had been renamed before the summary was made
+        output.rename(part)
+    part.write_bytes(part.read_bytes()[:10])
+    with pytest.raises(UserError, match="is shorter than"):
+        score(rungs[:1], source, output, window_rows=3)
+    part.unlink()
+    with pytest.raises(UserError, match="is shorter than"):
+        score(rungs[:1], source, output, window_rows=3)
+
+
+def test_a_parquet_text_that_is_not_utf8_is_a_counted_row(rungs: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    pd.DataFrame([{"prompt": "one", "response": text} for text in ("good", "MARKER", "fine")]).to_parquet(
+        path, compression=None
+    )
+    path.write_bytes(path.read_bytes().replace(b"MARKER", b"MAR\xff\xfeR"))
+    found = score(rungs[:1], path, tmp_path / "s.jsonl")
+    assert len(found) == 3
+    assert [row["problem"] is None for row in found] == [True, False, True]
+
+
+def test_an_output_that_is_a_folder_is_refused_first(rungs: list[Path], tmp_path: Path) -> None:
+    source = write(tmp_path / "c.jsonl", some_rows(2))
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        score(rungs[:1], source, tmp_path)

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from configs.errors import UserError
 from rm.scorer import RungScorer
 from rm.serving.chat_form import ChatForm
-from rm.serving.endpoints import Gate
+from rm.serving.gate import Gate, Refused
 from rm.serving.loaded_rungs import LoadedRung, load_rungs
 from rm.serving.microbatch import MicroBatcher, QueueFull
 from rm.serving.server import ServeTable, build_app, run
@@ -261,7 +261,7 @@ def test_a_full_or_draining_server_says_503(rung: LoadedRung, monkeypatch: pytes
 
 def test_the_gate_is_drained_when_nobody_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(2)
-    monkeypatch.setattr("rm.serving.endpoints.DRAIN_GRACE_S", 0.0)
+    monkeypatch.setattr("rm.serving.gate.DRAIN_GRACE_S", 0.0)
     with gate.entered():
         gate.drain()
         assert not gate.drained
@@ -316,3 +316,27 @@ def test_what_cannot_be_served_is_said_before_anyone_asks(
         for sentence, attempt in attempts.items():
             with pytest.raises(UserError, match=sentence):
                 attempt()
+
+
+def test_a_pasted_key_is_not_shown() -> None:
+    with pytest.raises(UserError, match="takes the NAME") as caught:
+        run(["rung"], ServeTable(port=0, api_key_env="sk-proj-SECRET"))
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_body_of_special_tokens_is_read_in_linear_time(rung: LoadedRung) -> None:
+    form = ChatForm.of(rung.scorer.tokenizer)
+    began = time.monotonic()
+    assert form.answer_of("<|end|>" * 200_000 + "a b" + "<|end|>" * 200_000, "a ") == "b"
+    assert time.monotonic() - began < 5
+
+
+def test_slow_bodies_hold_no_place_and_have_a_bound() -> None:
+    async def receive() -> None:
+        gate = Gate(1, most_bodies=1)
+        async with gate.received(5):
+            with gate.entered(), pytest.raises(Refused):
+                async with gate.received(5):
+                    pass
+
+    asyncio.run(receive())

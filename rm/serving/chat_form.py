@@ -7,6 +7,7 @@ text first. What was read is written again with the template and must give the s
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,10 @@ class ChatForm:
         """
         for layout in self.layouts:
             turns = _read(prompt, layout)
-            if turns and _render(self.tokenizer, turns, True) == prompt:
+            # A marker inside a content would be spelled out in ordinary tokens: not what the policy read.
+            if not turns or any(special in turn["content"] for special in self.specials for turn in turns):
+                continue
+            if _render(self.tokenizer, turns, True) == prompt:
                 return turns
         marker = next((special for special in self.specials if special in prompt), None)
         if marker:
@@ -87,15 +91,21 @@ class ChatForm:
         return self._without_last_specials(answer.removesuffix(self.closing) if self.closing else answer)
 
     def _without_first_specials(self, text: str) -> str:
-        while found := next((special for special in self.specials if text.startswith(special)), None):
-            text = text[len(found) :]
-        return text
+        if not self.specials:
+            return text
+        found = re.match(f"(?:{'|'.join(map(re.escape, self.specials))})*+", text)
+        return text[found.end() :] if found else text
 
     def _without_last_specials(self, text: str) -> str:
         """White space goes only where a special token followed or preceded it at the end."""
-        while found := next((special for special in self.specials if text.rstrip().endswith(special)), None):
-            text = text.rstrip()[: -len(found)]
-        return text
+        kept = end = len(text)
+        while True:  # by index: a copy for each token would take minutes for a body full of them
+            while end and text[end - 1].isspace():
+                end -= 1
+            found = next((special for special in self.specials if text.endswith(special, 0, end)), None)
+            if found is None:
+                return text[:kept]
+            kept = end = end - len(found)
 
 
 def _turn(role: str, content: str) -> Message:
@@ -134,10 +144,12 @@ def _read(prompt: str, layout: tuple[str, ...]) -> list[Message] | None:
             return None
         turns.append(_turn("system", system))
     roles, separators = ("user", "assistant"), (to_reply, to_user)
-    number = 0
+    number = start = 0
     while True:
-        content, found, rest = rest.partition(separators[number % 2]) if separators[number % 2] else (rest, "", "")
-        turns.append(_turn(roles[number % 2], content))
-        if not found:
+        separator = separators[number % 2]
+        stop = rest.find(separator, start) if separator else -1
+        turns.append(_turn(roles[number % 2], rest[start:] if stop < 0 else rest[start:stop]))
+        if stop < 0:
             return turns
+        start = stop + len(separator)
         number += 1

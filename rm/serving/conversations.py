@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from configs.errors import UserError
 from tasks.preference.fields import RowProblem, demand_unicode, messages_of, text_of
+from tasks.preference.numbered_records import records_of_batch
 from tasks.preference.rows import detect_schema, read_row
 from tasks.records import Message
 
@@ -132,9 +133,11 @@ def count_rows(path: Path) -> int:
     return sum(1 for _ in _parquet_records(path, []))
 
 
-def _row(line: int, content: bytes | dict[str, Any]) -> Row:
+def _row(line: int, content: bytes | dict[str, Any] | RowProblem) -> Row:
     name = None
     try:
+        if isinstance(content, RowProblem):
+            raise content
         if isinstance(content, bytes):
             if len(content) > MAX_LINE_BYTES:
                 raise RowProblem("too_large", f"the line has over {MAX_LINE_BYTES >> 20} MiB")
@@ -175,14 +178,14 @@ def _pass_over_line(stream: BinaryIO | gzip.GzipFile) -> None:
             return
 
 
-def _parquet_records(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_records(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         line = 0
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
-            for record in batch.to_pylist():
+            for record in records_of_batch(batch):
                 line += 1
                 yield line, record
     except (pyarrow.ArrowException, OSError) as error:

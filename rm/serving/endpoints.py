@@ -6,10 +6,8 @@ import asyncio
 import json
 import math
 import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,9 +17,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from configs.errors import UserError
 from configs.terminal import say
 from rm.serving.chat_form import ChatForm
 from rm.serving.conversations import Answer, demand_text, read_answers
+from rm.serving.gate import Gate, Refused
 from rm.serving.microbatch import MicroBatcher, QueueFull
 from tasks.base_folder import describe_template
 from tasks.preference.fields import RowProblem
@@ -33,62 +33,8 @@ if TYPE_CHECKING:
 Calibrate = Callable[[Sequence[float], Sequence[str]], Sequence[float]]
 """Rewards of (logits, texts of the answers), both of shape (N,)."""
 
-DRAIN_GRACE_S = 1.0
-"""How long a draining server at least stays to tell clients 503, instead of breaking connections under them."""
 READ_AND_FORGET = 8
 """A body of up to this many times the limit is read to its end, so that the client can read why it was refused."""
-
-
-class Refused(Exception):
-    """A request that is not answered, with the HTTP status and one line why."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = " ".join(message.split())
-
-
-class Gate:
-    """Counts the requests inside, and keeps new ones out when it is full or the server drains."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.inside = self.answered = self.refused = 0
-        self._draining_since: float | None = None
-
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused for good."""
-        return self._draining_since is not None
-
-    @property
-    def drained(self) -> bool:
-        """Whether the server may end."""
-        since = self._draining_since
-        return since is not None and not self.inside and time.monotonic() - since >= DRAIN_GRACE_S
-
-    def drain(self) -> None:
-        """From now on, refuse."""
-        if self._draining_since is None:
-            self._draining_since = time.monotonic()
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Hold a place.
-
-        Raises:
-            Refused: there is none.
-        """
-        if self.draining:
-            raise Refused(503, "draining", "the server is about to end; ask another one")
-        if self.inside >= self.most:
-            raise Refused(503, "busy", f"{self.most} requests are being answered; try again")
-        self.inside += 1
-        try:
-            yield
-        finally:
-            self.inside -= 1
 
 
 class Endpoints:
@@ -109,7 +55,7 @@ class Endpoints:
         self.calibrate = calibrate
         self.version = version
         self.max_length = limits.max_length or rung.context
-        self.gate = Gate(limits.max_requests)
+        self.gate = Gate(limits.max_requests, limits.max_bodies)
         self.batcher = MicroBatcher(rung.logits, limits.batch_tokens, limits.wait_ms / 1000, limits.max_queue_tokens)
         self.template = describe_template(rung.scorer.tokenizer)
         self._key = None if api_key is None else f"Bearer {api_key}".encode()
@@ -170,8 +116,8 @@ class Endpoints:
         self, request: Request, read: Callable[[Any], list[Answer]]
     ) -> tuple[list[float], list[float] | None]:
         self._demand_key(request)
+        body = await self._body(request)
         with self.gate.entered():
-            body = await self._body(request)
             loop = asyncio.get_running_loop()
             answers, rows = await loop.run_in_executor(self._encoder, self._prepare, body, read)
             try:
@@ -202,15 +148,13 @@ class Endpoints:
             raise too_large
         pieces, size = [], 0
         try:
-            async with asyncio.timeout(self.limits.body_timeout_s):
+            async with self.gate.received(self.limits.body_timeout_s):
                 async for piece in request.stream():
                     size += len(piece)
                     if size > READ_AND_FORGET * most:
                         raise too_large
                     if size <= most:
                         pieces.append(piece)
-        except TimeoutError:
-            raise Refused(408, "too_slow", f"the body did not come in {self.limits.body_timeout_s:g} s") from None
         except ClientDisconnect:
             raise Refused(400, "disconnected", "the client left before its body was whole") from None
         if size > most:
@@ -229,8 +173,11 @@ class Endpoints:
         rows: list[Sequence[int]] = []
         for number, answer in enumerate(answers):
             try:
+                if self.rung.surely_longer(answer.chat, answer.text, self.max_length):
+                    detail = f"conversation {number}: more text than {self.max_length} tokens can hold"
+                    raise Refused(422, "too_long", detail)
                 row = self.rung.encode(answer.chat, answer.text)
-            except ValueError as error:
+            except (ValueError, UserError) as error:
                 raise Refused(422, "wrong_chat", f"conversation {number}: {error}") from None
             if len(row) > self.max_length:
                 raise Refused(

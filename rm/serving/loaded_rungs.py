@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from configs.errors import UserError
 from configs.records import read_json, sha256_of_file, sha256_of_record
 from rm.backbone import ADAPTER_CONFIG
 from rm.scorer import RungScorer, encode_answer, score_ids
+from rm.serving.length_bound import characters_per_token, normalised_length
 from rm.units import ScoreUnits
 from tasks.records import Message
 
@@ -63,8 +65,39 @@ class LoadedRung:
         try:
             return encode_answer(self.scorer.tokenizer, chat, text)
         except TemplateError as error:
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(f"the rung's chat template refuses the chat: {first}") from None
+            raise _refused_chat(error) from None
+
+    def sample(self) -> list[int]:
+        """Token ids of a plain chat.
+
+        Raises:
+            UserError: the tokenizer has no chat template, or it refuses even this chat.
+        """
+        try:
+            return self.encode([{"role": "user", "content": "Hello"}], "Hello")
+        except ValueError as error:
+            raise UserError(f"{self.folder}: {error}") from None
+
+    def surely_longer(self, chat: Sequence[Message], text: str, limit: int) -> bool:
+        """Whether an answer has more text than `limit` tokens can hold; far cheaper than its tokens.
+
+        Raises:
+            ValueError: the rung's chat template refuses the chat.
+        """
+        most = None if self._characters is None else self._characters * limit
+        if most is None or sum(len(turn["content"]) for turn in chat) + len(text) <= most:
+            return False
+        tokenizer: Any = self.scorer.tokenizer
+        try:  # a template may leave parts of a chat out
+            turns = [*chat, {"role": "assistant", "content": text}]
+            templated = tokenizer.apply_chat_template(turns, tokenize=False)
+        except TemplateError as error:
+            raise _refused_chat(error) from None
+        return normalised_length(tokenizer, templated) > most
+
+    @cached_property
+    def _characters(self) -> int | None:
+        return characters_per_token(self.scorer.tokenizer)
 
     def logits(
         self, rows: Sequence[Sequence[int]], advance: Callable[[int], object] = lambda done: None
@@ -74,6 +107,11 @@ class LoadedRung:
         if self.adapter is not None and model.active_adapter != self.adapter:
             model.set_adapter(self.adapter)
         return score_ids(model, rows, self.scorer.batch_tokens, advance)
+
+
+def _refused_chat(error: TemplateError) -> ValueError:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ValueError(f"the rung's chat template refuses the chat: {first}")
 
 
 def load_rungs(folders: Sequence[Path], batch_tokens: int, dtype: str = "float32") -> list[LoadedRung]:

@@ -81,7 +81,11 @@ class MicroBatcher:
         self._thread.join()
 
     def _work(self) -> None:
-        while batch := self._next_batch():
+        while taken := self._next_batch():
+            # From here on nobody can cancel; whoever did before, because its client left, is not scored.
+            batch = [job for job in taken if job.promise.set_running_or_notify_cancel()]
+            if not batch:
+                continue
             try:
                 self._score_together(batch)
             except Exception:  # noqa: BLE001 - whatever the model raises is told to the request that caused it

@@ -18,7 +18,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -29,6 +28,7 @@ from configs.loader import Table
 from configs.records import read_json, sha256_of_file, write_json
 from configs.terminal import progress_bar, say
 from rm.serving.conversations import FORMS, SUFFIXES, Answer, Row, count_rows, read_rows
+from rm.serving.score_places import Places
 from rm.serving.score_summary import show_summary, summarise
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ WINDOW_CHARACTERS = 16 << 20
 """A window also ends when its texts reach this, so that memory is bounded whatever the rows' length."""
 SHOWN_PROBLEMS = 3
 AnswerStatus = Literal["ok", "malformed", "too_long", "not_finite"]
+ENDLESS: tuple[()] = ()
+"""Stands for the token ids of a text that is surely too long."""
+Encoded = list[int] | tuple[()] | str | None
 
 
 class ScoreTable(Table):
@@ -63,28 +66,6 @@ class ScoreTable(Table):
     cpu_threads: int = Field(1, ge=1, le=1024)
 
 
-@dataclass(frozen=True)
-class Places:
-    """The files of one command: the output, and beside it what is needed until it is finished, and its manifest."""
-
-    output: Path
-
-    @property
-    def part(self) -> Path:
-        """The windows that are finished."""
-        return self.output.with_name(self.output.name + ".part")
-
-    @property
-    def progress(self) -> Path:
-        """What they were made from, and how far they reach."""
-        return self.output.with_name(self.output.name + ".progress.json")
-
-    @property
-    def manifest(self) -> Path:
-        """What the finished output was made from, its hash and its summary; written last."""
-        return self.output.with_name(self.output.name + ".manifest.json")
-
-
 def run(paths: Sequence[str], table: ScoreTable) -> None:
     """Score one file with one or more rungs, or go on, or find it finished; then print the summary.
 
@@ -93,8 +74,7 @@ def run(paths: Sequence[str], table: ScoreTable) -> None:
     """
     folders, source = sort_paths(paths)
     places = Places(Path(table.output))
-    if not places.output.parent.is_dir():
-        raise UserError(f"output: {places.output.parent} is no folder; make it first")
+    places.demand_writable()
     made_from = describe(folders, source, table)
     if places.manifest.exists():
         summary = _finished(places, made_from)
@@ -117,6 +97,8 @@ def sort_paths(paths: Sequence[str]) -> tuple[list[Path], Path]:
             f"score needs rung folders and one file of conversations ({', '.join(SUFFIXES)}); found "
             f"{len(folders)} folders and {len(files)} files"
         )
+    if files[0].is_dir():
+        raise UserError(f"{files[0]}: a folder; name a file of conversations in it")
     if not files[0].is_file():
         raise UserError(f"{files[0]}: there is no such file")
     return folders, files[0]
@@ -213,11 +195,13 @@ def _write_windows(
     table: ScoreTable,
 ) -> int:
     """Score what is missing, window by window; returns the number of answers scored now."""
-    done = {"line": 0, "bytes": 0}
+    done = {"line": 0, "bytes": 0, "readable": 0}
     if places.progress.exists():
         record = read_json(places.progress)
         refuse_other(places.progress, record.get("made_from"), made_from, str(source))
-        done = record["done"]
+        done |= record["done"]
+    if os.fstat(stream.fileno()).st_size < done["bytes"]:
+        raise UserError(f"{places.part} is shorter than {places.progress} says; delete both to begin again")
     stream.truncate(done["bytes"])  # what a kill left half written
     from rm.serving.loaded_rungs import load_rungs
     from tasks.torch_setup import prepare_torch
@@ -225,6 +209,8 @@ def _write_windows(
     prepare_torch(table.cpu_threads)
     rungs = load_rungs(folders, table.batch_tokens, table.dtype)
     limits = [_limit(rung, table.max_length) for rung in rungs]
+    for rung in rungs:
+        rung.sample()  # a tokenizer without a template is told now, not once a row
     problems: list[str] = []
     scored = 0
     bar = progress_bar(count_rows(source) - done["line"], "scoring rows")
@@ -232,19 +218,22 @@ def _write_windows(
         answers = sum(max(1, len(row.answers)) for row in window)
         lines = score_window(window, rungs, limits, _row_mover(bar, len(window), answers * len(rungs)))
         found = [f"{source}, line {line['line']}: {line['problem']}" for line in lines if line["problem"]]
-        if not done["line"] and len(found) == len(lines):
-            raise UserError(f"none of the first {len(window)} rows can be scored; {found[0]}; a row is {FORMS}")
         problems += found[: SHOWN_PROBLEMS - len(problems)]
         content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-        done = {"line": window[-1].line, "bytes": done["bytes"] + len(content)}
+        readable = done["readable"] + len(lines) - len(found)
+        done = {"line": window[-1].line, "bytes": done["bytes"] + len(content), "readable": readable}
         write_json(places.progress, {"made_from": made_from, "done": done})
         scored += len(lines)
     bar.close()
     if not done["line"]:
         raise UserError(f"{source}: holds no row")
+    if not done["readable"]:
+        places.progress.unlink()
+        first = f"{problems[0]}; " if problems else ""
+        raise UserError(f"{source}: none of its rows can be scored; {first}a row is {FORMS}")
     for problem in problems:
         say(f"not scored: {problem}")
     return scored
@@ -291,11 +280,12 @@ def score_window(
             place = {"line": row.line, "id": row.name, "answer": number}
             lines.append(place | {"preferred": preferred, "problem": row.problem, "scores": {}})
             answers.append(answer)
-    encoded: dict[int, list[list[int] | str | None]] = {}
+    encoded: dict[int, list[Encoded]] = {}
     for rung, limit in zip(rungs, limits, strict=True):
         key = id(rung.scorer)  # rungs that share a base share the tokenizer too
         if key not in encoded:
-            encoded[key] = [None if answer is None else _encode(rung, answer) for answer in answers]
+            most = max(n for other, n in zip(rungs, limits, strict=True) if other.scorer is rung.scorer)
+            encoded[key] = [None if answer is None else _encode(rung, answer, most) for answer in answers]
         for line, cell in zip(lines, _score_column(rung, encoded[key], limit, advance), strict=True):
             line["problem"] = line["problem"] or cell.pop("problem", None)
             line["scores"][rung.name] = cell
@@ -303,15 +293,20 @@ def score_window(
 
 
 def _score_column(
-    rung: LoadedRung, encoded: Sequence[list[int] | str | None], limit: int, advance: Callable[[int], object]
+    rung: LoadedRung, encoded: Sequence[Encoded], limit: int, advance: Callable[[int], object]
 ) -> Iterator[dict[str, Any]]:
-    """What one rung says of each answer; a text in place of token ids is the reason why there are none."""
+    """What one rung says of each answer; a text in place of token ids is the reason why there are none.
+
+    An answer of far more text than the limit is not tokenised, and the number of its tokens is null.
+    """
     fitting = [i for i, ids in enumerate(encoded) if isinstance(ids, list) and len(ids) <= limit]
     logits = dict(zip(fitting, rung.logits([encoded[i] for i in fitting], advance).tolist(), strict=True))  # type: ignore[misc]
     advance(len(encoded) - len(fitting))
     for i, ids in enumerate(encoded):
         logit = logits.get(i)
-        if not isinstance(ids, list):
+        if ids is ENDLESS:
+            yield _cell("too_long")
+        elif not isinstance(ids, list):
             yield _cell("malformed") | ({"problem": f"{rung.name}: {ids}"} if ids else {})
         elif logit is None:
             yield _cell("too_long", tokens=len(ids))
@@ -327,10 +322,12 @@ def _cell(
     return {"logit": logit, "score": score, "status": status, "tokens": tokens}
 
 
-def _encode(rung: LoadedRung, answer: Answer) -> list[int] | str:
+def _encode(rung: LoadedRung, answer: Answer, most_tokens: int) -> Encoded:
     try:
+        if rung.surely_longer(answer.chat, answer.text, most_tokens):
+            return ENDLESS
         return rung.encode(answer.chat, answer.text)
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         return str(error)
 
 

@@ -14,6 +14,7 @@ ends.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from importlib import metadata
@@ -29,7 +30,8 @@ from configs.loader import Table
 from configs.terminal import say
 
 if TYPE_CHECKING:
-    from rm.serving.endpoints import Calibrate, Gate
+    from rm.serving.endpoints import Calibrate
+    from rm.serving.gate import Gate
     from rm.serving.loaded_rungs import LoadedRung
 
 DISTRIBUTION = "reward-ladder"
@@ -49,7 +51,8 @@ class ServeTable(Table):
         max_body_bytes: a larger request is refused.
         max_conversations: most answers in a request.
         max_length: a longer row is refused, in tokens; the rung's context by default.
-        max_requests: most requests at a time; more get 503.
+        max_requests: most requests at a time, counted when their bodies are whole; more get 503.
+        max_bodies: most bodies that are received at a time; more get 503.
         max_queue_tokens: most tokens that wait for the model; more get 503.
         batch_tokens: tokens that go through the model at once.
         wait_ms: how long a first request waits for others to come along.
@@ -66,6 +69,7 @@ class ServeTable(Table):
     max_conversations: int = Field(1024, ge=1)
     max_length: int | None = Field(None, ge=8)
     max_requests: int = Field(512, ge=1)
+    max_bodies: int = Field(768, ge=1)
     max_queue_tokens: int = Field(1 << 21, ge=64)
     batch_tokens: int = Field(16384, ge=64)
     wait_ms: float = Field(3.0, ge=0, le=1000)
@@ -92,6 +96,8 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
+        if self.gate.draining:
+            self.gate.hurry()
         self.should_exit = self.should_exit or self.gate.drained
         return await super().on_tick(counter)
 
@@ -146,8 +152,7 @@ def build_app(
         raise UserError(
             f"max_length: {limits.max_length} is more than the context of {rung.name}, {rung.context} tokens"
         )
-    sample = rung.encode([{"role": "user", "content": "Hello"}], "Hello")
-    rung.logits([sample])  # what is wrong with a rung is told before anyone asks
+    rung.logits([rung.sample()])  # what is wrong with a rung is told before anyone asks
     policy = rung.scorer.tokenizer if limits.policy is None else load_tokenizer(limits.policy)
     if policy.chat_template is None:
         raise UserError(f"policy: the tokenizer {limits.policy!r} has no chat template")
@@ -164,6 +169,8 @@ def _version() -> str | None:
 def _api_key(variable: str | None) -> str | None:
     if variable is None:
         return None
+    if not re.fullmatch("[A-Z_][A-Z0-9_]*", variable):  # perhaps the key itself, which must not be shown
+        raise UserError("api_key_env takes the NAME of an environment variable (A-Z, 0-9 and _), not the key itself")
     key = os.environ.get(variable, "").strip()
     if not key:
         raise UserError(f"api_key_env: the environment variable {variable} is not set, and requests must bring its key")
