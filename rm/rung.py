@@ -26,13 +26,12 @@ from rm.card import pair_measures, reference_measures
 from rm.measures import Floats, platt_scale, scale_for_spread
 from rm.pairs import HELD_OUT, EncodedPairs
 from rm.reference import ReferenceAnswer, ReferenceSet
-from rm.scorer import RungScorer, score_ids
+from rm.scorer import CARD_FILE, RungScorer, score_ids
 from rm.targets import Ids
 from rm.units import ScoreUnits
 from tasks.base_folder import describe_template
 from tasks.records import PreferencePair
 
-CARD_FILE = "card.json"
 PAIR_LOGITS_FILE = "pair_logits.jsonl"
 REFERENCE_LOGITS_FILE = "reference_logits.jsonl"
 RELOAD_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -25,6 +25,7 @@ from rm.packed.fused_lora import fused_layers
 from rm.packed.layout import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length
 from tasks.records import Message
 
+CARD_FILE = "card.json"
 PRIVATE_CHARACTERS = [chr(code) for code in range(0xE000, 0xE100)]
 """Of Unicode's private use area: no template trims them and hardly a text contains them."""
 LEAST_SHARED = 16
@@ -180,6 +181,6 @@ class RungScorer:
 
 def measured_dtype(folder: Path) -> torch.dtype:
     """The type of the body in which a rung's card was measured; float32 where the card does not say."""
-    card = folder / "card.json"
+    card = folder / CARD_FILE
     named = read_json(card).get("body_dtype", "float32") if card.exists() else "float32"
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(named, torch.float32)

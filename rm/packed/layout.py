@@ -44,11 +44,6 @@ class Packed:
     key_index: torch.Tensor
     repeats: bool
 
-    @property
-    def n_tokens(self) -> int:
-        """T, the tokens that are computed."""
-        return len(self.input_ids)
-
 
 def shared_length(rows: Sequence[Row]) -> int:
     """How many first tokens all rows share, at most one less than the shortest row has: every row keeps an end.

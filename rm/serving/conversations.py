@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from configs.errors import UserError
 from tasks.preference.fields import RowProblem, demand_unicode, messages_of, text_of
-from tasks.preference.numbered_records import records_of_batch
+from tasks.preference.numbered_records import parquet_records
 from tasks.preference.rows import detect_schema, read_row
 from tasks.records import Message
 
@@ -121,7 +121,7 @@ def read_rows(path: Path, after_line: int = 0) -> Iterator[Row]:
     """
     if not path.name.endswith(SUFFIXES):
         raise UserError(f"{path}: not a {', '.join(SUFFIXES)} file")
-    for line, content in _parquet_records(path) if path.suffix == ".parquet" else _lines(path):
+    for line, content in parquet_records(path) if path.suffix == ".parquet" else _lines(path):
         if line > after_line and content is not None:
             yield _row(line, content)
 
@@ -130,7 +130,7 @@ def count_rows(path: Path) -> int:
     """How many rows a file has, blank and broken ones included; nothing but a progress bar depends on it."""
     if path.suffix != ".parquet":
         return sum(1 for _ in _lines(path))
-    return sum(1 for _ in _parquet_records(path, []))
+    return sum(1 for _ in parquet_records(path, []))
 
 
 def _row(line: int, content: bytes | dict[str, Any] | RowProblem) -> Row:
@@ -176,18 +176,3 @@ def _pass_over_line(stream: BinaryIO | gzip.GzipFile) -> None:
     while piece := stream.readline(MAX_LINE_BYTES):
         if piece.endswith(b"\n"):
             return
-
-
-def _parquet_records(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        line = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
-            for record in records_of_batch(batch):
-                line += 1
-                yield line, record
-    except (pyarrow.ArrowException, OSError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None

@@ -21,12 +21,11 @@ from safetensors import SafetensorError, safe_open
 from configs.errors import UserError
 from configs.records import read_json, sha256_of_file, sha256_of_record
 from rm.backbone import ADAPTER_CONFIG
-from rm.scorer import RungScorer, encode_answer, score_ids
+from rm.scorer import CARD_FILE, RungScorer, encode_answer, score_ids
 from rm.serving.length_bound import characters_per_token, normalised_length
 from rm.units import ScoreUnits
 from tasks.records import Message
 
-CARD_FILE = "card.json"
 HEAD = ".score.weight"
 FIRST_ADAPTER = "default"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

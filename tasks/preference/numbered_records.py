@@ -17,6 +17,8 @@ from configs.errors import UserError
 from tasks.preference.fields import RowProblem
 
 Record = dict[str, Any]
+PARQUET_ROWS = 1024
+"""Rows of a parquet file that are in memory at a time."""
 
 
 def numbered_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
@@ -26,7 +28,7 @@ def numbered_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
         UserError: the file cannot be read to its end.
     """
     if path.suffix == ".parquet":
-        yield from _parquet_records(path)
+        yield from parquet_records(path)
     elif path.suffix == ".json":
         yield from _json_list(path)
     else:
@@ -69,14 +71,23 @@ def _json_list(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
     yield from enumerate(map(_as_record, rows), start=1)
 
 
-def _parquet_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
+def parquet_records(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Record | RowProblem]]:
+    """The rows of a parquet file, each with its number from 1, a few at a time in memory.
+
+    Args:
+        path: the file.
+        columns: those that are read; all of them where it is not given, none of them (only to count) where empty.
+
+    Raises:
+        UserError: the file cannot be read to its end.
+    """
     import pyarrow
     from pyarrow import parquet
 
     try:
         line = 0
-        for batch in parquet.ParquetFile(path).iter_batches():
-            for record in records_of_batch(batch):
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=PARQUET_ROWS, columns=columns):
+            for record in _records_of_batch(batch):
                 line += 1
                 yield line, record
     except (pyarrow.ArrowException, OSError) as error:
@@ -84,7 +95,7 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
         raise UserError(f"{path}: not a whole parquet file ({first}); fetch it again") from None
 
 
-def records_of_batch(batch: Any) -> Iterator[Record | RowProblem]:
+def _records_of_batch(batch: Any) -> Iterator[Record | RowProblem]:
     """The rows of a batch; texts that are not UTF-8 (a writer may not have checked) make only their row unreadable."""
     try:
         yield from batch.to_pylist()
