@@ -41,6 +41,8 @@ class AttentionPlan:
         self.flash = flash
         self.repeats = packed.repeats
         if flash:
+            # Tried here and not within a layer: a checkpointed layer would count the trial's tensors as its own.
+            self.kernel_shares_heads = kernel_shares_heads(device)
             self.key_index = packed.key_index.to(device, non_blocking=True)
             self.query_bounds = _bounds(packed.query_lengths).to(device, non_blocking=True)
             self.key_bounds = _bounds(packed.key_lengths).to(device, non_blocking=True)
@@ -103,7 +105,7 @@ def _flash(
     if query_THD.shape[1] != key_THD.shape[1]:
         if "enable_gqa" in VARLEN_OPTIONS:
             options["enable_gqa"] = True
-        elif not kernel_shares_heads(query.get_device()):
+        elif not plan.kernel_shares_heads:
             groups = query_THD.shape[1] // key_THD.shape[1]
             key_THD, value_THD = key_THD.repeat_interleave(groups, 1), value_THD.repeat_interleave(groups, 1)
     attended: Any = varlen_attn(
@@ -120,14 +122,14 @@ def _flash(
 
 
 @cache
-def kernel_shares_heads(device: int) -> bool:
+def kernel_shares_heads(device: torch.device) -> bool:
     """Whether the kernel takes fewer key heads than query heads although its signature does not say so.
 
     Tried once a process on a small case, forward and backward, against repeated heads.
     """
-    generator = torch.Generator("cuda").manual_seed(0)
-    drawn = [torch.randn(24, heads, 64, device=f"cuda:{device}", generator=generator).bfloat16() for heads in (4, 2, 2)]
-    bounds = torch.tensor([0, 10, 24], dtype=torch.int32, device=f"cuda:{device}")
+    generator = torch.Generator(device).manual_seed(0)
+    drawn = [torch.randn(24, heads, 64, device=device, generator=generator).bfloat16() for heads in (4, 2, 2)]
+    bounds = torch.tensor([0, 10, 24], dtype=torch.int32, device=device)
     results = []
     for shared in (True, False):
         query, key, value = (states.clone().requires_grad_() for states in drawn)
