@@ -40,7 +40,7 @@ def answer_prompts(
     sampled = sample(
         model,
         tokenizer,
-        [prompt.messages for prompt, _ in asked],
+        [prompt.asked for prompt, _ in asked],
         [keyed_seed(seed, purpose, prompt.prompt_id, k) for prompt, k in asked],
         max_new_tokens,
         temperature=table.eval_temperature,

@@ -48,7 +48,7 @@ def reference_set(
     sampled = sample(
         model,
         tokenizer,
-        [prompt.messages for prompt, _ in asked],
+        [prompt.asked for prompt, _ in asked],
         [keyed_seed(seed, "reference answers", prompt.prompt_id, k) for prompt, k in asked],
         task.max_new_tokens,
         what="sampling reference answers",

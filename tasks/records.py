@@ -30,14 +30,22 @@ class Prompt:
     Attributes:
         prompt_id: stable name; every draw of randomness for the prompt is keyed by it.
         split: where the prompt may be used.
-        messages: the chat up to the answer.
+        messages: the chat up to the answer, as reward models and judges read it.
         meta: what the task's grader needs (for example the needs, or the reference answer).
+        policy_messages: the same chat as the policy is asked, where it differs: with an instruction on the format of
+            the response, which is nobody else's business.
     """
 
     prompt_id: str
     split: PromptSplit
     messages: list[Message]
     meta: dict[str, Any] = field(default_factory=dict)
+    policy_messages: list[Message] = field(default_factory=list)
+
+    @property
+    def asked(self) -> list[Message]:
+        """The chat that a policy answers."""
+        return self.policy_messages or self.messages
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,10 @@ class Task(Protocol):
 
 def write_prompts(folder: Path, prompts: Iterable[Prompt]) -> int:
     """Write `prompts.jsonl` and return the number of rows."""
-    return write_jsonl(folder / PROMPTS_FILE, (asdict(prompt) for prompt in prompts))
+    rows = (asdict(prompt) for prompt in prompts)
+    return write_jsonl(
+        folder / PROMPTS_FILE, ({key: row[key] for key in row if key != "policy_messages" or row[key]} for row in rows)
+    )
 
 
 def read_prompts(folder: Path, split: PromptSplit | None = None) -> list[Prompt]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from configs.errors import UserError
+from configs.keyed import keyed_uniform
 from configs.loader import Table
 from configs.records import write_json
 from tasks.preference.base import TAUGHT, TaughtTable, write_base
@@ -24,9 +25,10 @@ from tasks.preference.files import SourceRows, read_dataset, read_file
 from tasks.preference.rows import Schema
 from tasks.preference.sources import PublishedSplit, published_splits, resolve_files
 from tasks.records import Grade, PairSplit, Prompt, PromptSplit, Response, write_pairs, write_prompts
-from tasks.responses import read_tagged
+from tasks.responses import TAGS, read_plain, read_tagged, with_instruction
 
 DROPPED_FILE = "dropped.json"
+INSTRUCTION_FILE = Path(__file__).parent / "instruction.txt"
 MIN_PAIRS = 2
 
 
@@ -47,6 +49,12 @@ class PreferenceTable(Table):
         held_out_share: share of conversations held out, half for selection and half for measurement; by prompt only.
         max_pairs: keep at most so many pairs, whole conversations chosen by a hash; all where it is not given.
         max_malformed_share: a file with a larger share of malformed rows stops the run.
+        n_dev_prompts, n_eval_prompts: keep at most so many prompts to watch a policy on and to judge it on, chosen by a
+            hash; all where it is not given. Pairs are not touched.
+        response_format: what a policy's response must look like. `tagged` asks for reasoning in <think> and the answer
+            in <answer> tags, as in arXiv 2505.22653: `instruction` is put after the last turn of the policy's chat, and
+            reward models and judges read the chat without it. `plain`: the whole completion is the answer.
+        instruction: a text file with another instruction.
         base: `taught` for a tiny model taught on the training texts, or a folder or hub name of a causal model.
         taught: shape and teaching of the tiny base.
     """
@@ -62,6 +70,10 @@ class PreferenceTable(Table):
     held_out_share: float = Field(0.1, gt=0, lt=1)
     max_pairs: int | None = Field(None, ge=10)
     max_malformed_share: float = Field(0.05, ge=0, le=1)
+    n_dev_prompts: int | None = Field(None, ge=1)
+    n_eval_prompts: int | None = Field(None, ge=1)
+    response_format: Literal["tagged", "plain"] = "tagged"
+    instruction: Path | None = None
     base: str = Field(TAUGHT, min_length=1)
     taught: TaughtTable = Field(default_factory=TaughtTable.model_construct)
 
@@ -75,6 +87,8 @@ class PreferenceTable(Table):
             raise ValueError("held_out_files belong to files and splits: published")
         if self.splits == "published" and "held_out_share" in self.model_fields_set:
             raise ValueError("held_out_share means nothing with splits: published; leave one of them out")
+        if self.instruction is not None and self.response_format == "plain":
+            raise ValueError("instruction asks for tags, and response_format is plain; leave one of them out")
         return self
 
 
@@ -88,8 +102,8 @@ class PreferenceTask:
         self.table = table
 
     def read(self, completion: str) -> Response:
-        """The format of a reasoned response."""
-        return read_tagged(completion)
+        """A response by `tasks.response_format`."""
+        return read_tagged(completion) if self.table.response_format == "tagged" else read_plain(completion)
 
     def grade(self, prompt: Prompt, completion: str) -> Grade:
         """No gold: nobody has judged a new answer."""
@@ -101,7 +115,8 @@ class PreferenceTask:
 
     def input_files(self) -> dict[str, Path]:
         """The files this task is made from, for the stage's record of inputs; none for a hub's dataset."""
-        return {f"files/{path}": path for path in self._files()}
+        named = {f"files/{path}": path for path in self._files()}
+        return named | ({"instruction": self.table.instruction} if self.table.instruction else {})
 
     def build(self, folder: Path, seed: int) -> dict[str, Any]:
         """Clean and split the pairs, write them and what was dropped, and make the base."""
@@ -117,7 +132,7 @@ class PreferenceTask:
         write_json(folder / DROPPED_FILE, account(sources, cleaned))
         _demand_pairs(cleaned)
         write_pairs(folder, cleaned.pairs)
-        write_prompts(folder, _prompts(cleaned))
+        write_prompts(folder, self._prompts(cleaned, seed))
         train = [pair for pair in cleaned.pairs if pair.split == "train"]
         base = write_base(folder, self.table.base, self.table.taught, train, seed)
         return {
@@ -128,6 +143,33 @@ class PreferenceTask:
             "dropped": by_reason(cleaned.dropped),
             **cleaned.facts,
         }
+
+    def _prompts(self, cleaned: Cleaned, seed: int) -> list[Prompt]:
+        instruction = self._instruction()
+        prompts: dict[str, Prompt] = {}
+        for pair, file in zip(cleaned.pairs, cleaned.files, strict=True):
+            meta = {"domain": pair.domain, "language": pair.language, "source": Path(file).name}
+            asked = with_instruction(pair.messages, instruction) if instruction else []
+            prompt = Prompt(pair.prompt_id, PROMPT_SPLITS[pair.split], pair.messages, meta, asked)
+            prompts.setdefault(pair.prompt_id, prompt)
+        left_out: set[str] = set()
+        for split, most in (("dev", self.table.n_dev_prompts), ("eval", self.table.n_eval_prompts)):
+            names = [prompt.prompt_id for prompt in prompts.values() if prompt.split == split]
+            names.sort(key=lambda name: keyed_uniform(seed, "prompts of a policy", name))
+            left_out.update(names[most:] if most is not None else [])
+        return [prompt for name, prompt in prompts.items() if name not in left_out]
+
+    def _instruction(self) -> str:
+        if self.table.response_format == "plain":
+            return ""
+        path = self.table.instruction or INSTRUCTION_FILE
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"tasks.instruction: {path} cannot be read ({error})") from None
+        if missing := [tag for tag in TAGS if tag not in text]:
+            raise UserError(f"tasks.instruction: {path} does not name the tag {missing[0]}, which responses need")
+        return text
 
     def _sources(self) -> list[SourceRows]:
         schema: Schema | None = None if self.table.columns == "auto" else self.table.columns
@@ -146,15 +188,6 @@ class PreferenceTask:
         held_out = [str(path) for path in resolve_files(self.table.held_out_files, "tasks.held_out_files")]
         where = "tasks.dataset" if self.table.dataset else "tasks.files"
         return published_splits([source.file for source in sources], held_out, where)
-
-
-def _prompts(cleaned: Cleaned) -> list[Prompt]:
-    prompts: dict[str, Prompt] = {}
-    for pair, file in zip(cleaned.pairs, cleaned.files, strict=True):
-        meta = {"domain": pair.domain, "language": pair.language, "source": Path(file).name}
-        prompt = Prompt(pair.prompt_id, PROMPT_SPLITS[pair.split], pair.messages, meta)
-        prompts.setdefault(pair.prompt_id, prompt)
-    return list(prompts.values())
 
 
 def _demand_pairs(cleaned: Cleaned) -> None:
