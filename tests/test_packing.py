@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 from configs.keyed import keyed_rng
+from rm.packed import attention
 from rm.packed.attention import can_pack, last_hidden, packed_body
 from rm.packed.layout import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length, shared_length
 from rm.scorer import padded_last_hidden
@@ -147,3 +150,20 @@ def test_rows_that_begin_alike_are_grouped_and_others_are_not() -> None:
     sizes = [len(group) for group in groups_of_shared_beginnings([[*start, k] for k in range(150)], 16, most_rows=64)]
     assert sizes == [64, 64, 22]
     assert np.all([len(group) == 1 for group in groups_of_shared_beginnings([[1, 2], [1, 3]], 16)])
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("shares", [True, False])
+def test_the_kernel_is_tried_out_wherever_a_model_is_first_run(
+    monkeypatch: pytest.MonkeyPatch, context: Callable[[], Any], shares: bool
+) -> None:
+    def kernel(query: Tensor, key: Tensor, value: Tensor, *bounds: Any, **_: Any) -> Tensor:
+        if query.shape[1] != key.shape[1] and not shares:
+            raise RuntimeError("heads differ")
+        query, key, value = (states.transpose(0, 1)[None].float() for states in (query, key, value))
+        attended = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        return attended[0].transpose(0, 1).bfloat16()
+
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    with context():
+        assert attention.kernel_shares_heads.__wrapped__(torch.device("cpu")) is shares

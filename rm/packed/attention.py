@@ -127,20 +127,21 @@ def kernel_shares_heads(device: torch.device) -> bool:
 
     Tried once a process on a small case, forward and backward, against repeated heads.
     """
-    generator = torch.Generator(device).manual_seed(0)
-    drawn = [torch.randn(24, heads, 64, device=device, generator=generator).bfloat16() for heads in (4, 2, 2)]
-    bounds = torch.tensor([0, 10, 24], dtype=torch.int32, device=device)
     results = []
-    for shared in (True, False):
-        query, key, value = (states.clone().requires_grad_() for states in drawn)
-        sides = (key, value) if shared else (key.repeat_interleave(2, 1), value.repeat_interleave(2, 1))
-        try:
-            with torch.enable_grad(), torch.inference_mode(False):
+    # Asked first wherever a model is first run: while scoring too, where gradients are off.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        generator = torch.Generator(device).manual_seed(0)
+        drawn = [torch.randn(24, heads, 64, device=device, generator=generator).bfloat16() for heads in (4, 2, 2)]
+        bounds = torch.tensor([0, 10, 24], dtype=torch.int32, device=device)
+        for shared in (True, False):
+            query, key, value = (states.clone().requires_grad_() for states in drawn)
+            sides = (key, value) if shared else (key.repeat_interleave(2, 1), value.repeat_interleave(2, 1))
+            try:
                 output: Any = varlen_attn(query, *sides, bounds, bounds, 14, 14, **CAUSAL)
-                output.float().pow(2).sum().backward()
-        except (RuntimeError, ValueError):
-            return False
-        results.append([states.float() for states in (output, query.grad, key.grad, value.grad) if states is not None])
+                found = (output, *torch.autograd.grad(output.float().pow(2).sum(), (query, key, value)))
+            except (RuntimeError, ValueError):
+                return False
+            results.append([states.float() for states in found])
     return all(torch.allclose(a, b, rtol=0.03, atol=0.03) for a, b in zip(*results, strict=True))
 
 
@@ -220,20 +221,34 @@ def last_hidden(trunk: Any, packed: Packed) -> torch.Tensor:
 
     Where layers are checkpointed, `packed_body` has to be open until the backward pass is over.
     """
-    parameter = next(trunk.parameters())
-    device = parameter.device
-    flash = parameter.is_cuda and (parameter.dtype in HALF or torch.is_autocast_enabled(device.type))
-    more: dict[str, Any] = {"plan": AttentionPlan(packed, flash, device)}
-    input_ids, position_ids, last = (
-        part.to(device, non_blocking=True) for part in (packed.input_ids, packed.position_ids, packed.last)
-    )
-    if has_known_last_layer(trunk):
-        one_query_a_row = replace(packed, query_lengths=torch.ones_like(packed.query_lengths))
-        more["ends"] = Ends(last, AttentionPlan(one_query_a_row, flash, device))
+    device = next(trunk.parameters()).device
+    last = packed.last.to(device, non_blocking=True)
+    if not has_known_last_layer(trunk):
+        return token_hidden(trunk, packed)[last]
+    one_query_a_row = replace(packed, query_lengths=torch.ones_like(packed.query_lengths))
+    return token_hidden(trunk, packed, ends=Ends(last, AttentionPlan(one_query_a_row, _has_flash(trunk), device)))
+
+
+def token_hidden(trunk: Any, packed: Packed, **more: Any) -> torch.Tensor:
+    """The body's hidden states at all tokens of the line, shape (T, hidden).
+
+    Where layers are checkpointed, `packed_body` has to be open until the backward pass is over.
+
+    Args:
+        more: what the layers are given besides the attention plan.
+    """
+    device = next(trunk.parameters()).device
+    plan = AttentionPlan(packed, _has_flash(trunk), device)
+    ids, positions = (part.to(device, non_blocking=True)[None] for part in (packed.input_ids, packed.position_ids))
     with packed_body(trunk):
-        output = trunk(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, **more)
+        output = trunk(input_ids=ids, position_ids=positions, use_cache=False, plan=plan, **more)
     hidden_TH: torch.Tensor = output.last_hidden_state[0]
-    return hidden_TH if "ends" in more else hidden_TH[last]
+    return hidden_TH
+
+
+def _has_flash(trunk: Any) -> bool:
+    parameter = next(trunk.parameters())
+    return parameter.is_cuda and (parameter.dtype in HALF or torch.is_autocast_enabled(parameter.device.type))
 
 
 @contextmanager
