@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from configs.errors import UserError
+from policy.memory import policy_needs
 from rm.benchmarks.random_material import SHAPES
 from rm.memory import GIB, BodyShape, lora_training_bytes
 
@@ -69,3 +72,27 @@ def test_lora_is_counted_as_peft_makes_it() -> None:
 def test_a_config_without_a_shape_is_one_line() -> None:
     with pytest.raises(UserError, match=r"x/config\.json: no shape of a decoder"):
         BodyShape.of({"hidden_size": 3}, "x/config.json")
+
+
+def test_a_cells_peak_is_what_stays_and_its_largest_phase_by_hand() -> None:
+    shape = BodyShape(layers=1, hidden=1, intermediate=0, vocab=0, query=0, key_value=0, biased=False)
+    assert shape.linear_parameters == 0
+    needs = policy_needs(shape, lora_r=0, has_critic=True, line_tokens=10, checkpointed=False)
+    assert needs.staying == {
+        "policy's weights": 2 * 3,  # two norms of the layer and the last one
+        "policy's gradients and optimizer": 6 * 3,
+        "critic's weights, gradients and optimizer": 16 * 3,
+    }
+    assert needs.phases == {"update": 120, "sampling": 0}
+    assert (needs.peak, needs.largest_phase) == (6 + 18 + 48 + 120, "update")
+
+
+def test_a_sampler_that_sleeps_and_a_shared_base_save_memory() -> None:
+    seven = QWEN["7b"]
+    cell: dict[str, Any] = {"lora_r": 16, "has_critic": True, "line_tokens": 16384, "checkpointed": True, "rung": seven}
+    alone = policy_needs(seven, **cell, sampler_bytes=40 * GIB, sampler_sleeps=False)
+    asleep = policy_needs(seven, **cell, sampler_bytes=40 * GIB)
+    shared = policy_needs(seven, **cell, sampler_bytes=40 * GIB, rung_is_shared=True)
+    assert alone.peak - asleep.peak == pytest.approx(alone.phases["update"])
+    assert asleep.largest_phase == "sampling"
+    assert asleep.peak - shared.peak == pytest.approx(seven.weight_bytes(with_head=False))
