@@ -276,10 +276,15 @@ def _reference(data: LabelledLogits, centre: float | None) -> Fit:
     scaled = _temperature(data, centre) if data.pairs else _platt(data, centre)
     scale = scaled.parameters["slope"]
     assert scale["estimate"] is not None
-    ranked = np.sort(data.own)
-    kept = ranked[np.unique(np.linspace(0, len(ranked) - 1, min(len(ranked), MAX_REFERENCES)).round().astype(int))]
-    fitted = Reference(scale=scale["estimate"], references=tuple(kept.tolist()))
+    fitted = Reference(scale=scale["estimate"], references=references_of(data.own))
     return Fit(scaled.link if data.pairs else fitted, fitted, {"scale": scale}, scaled.at_bound)
+
+
+def references_of(logits: Floats) -> tuple[float, ...]:
+    """The logits that a reference map holds of a reference set, shape (N,) with N at least 1, rising."""
+    ranked = np.sort(logits)
+    kept = np.unique(np.linspace(0, len(ranked) - 1, min(len(ranked), MAX_REFERENCES)).round().astype(int))
+    return tuple(ranked[kept].tolist())
 
 
 FITTERS: dict[Kind, Callable[[LabelledLogits, float | None], Fit]] = {

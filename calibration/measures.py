@@ -8,6 +8,7 @@ are compared they are resampled with equal keys, hence alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypedDict
 
 import numpy as np
@@ -90,17 +91,33 @@ def order_agreement(values: Floats, truth: Floats, groups: Sequence[str]) -> tup
     Returns:
         1, 0.5 (equal values) or 0 for each two answers to a prompt that differ in truth, shape (M,), and their prompts.
     """
-    agreement: list[float] = []
-    owners: list[str] = []
-    for group, members in members_of(groups).items():
-        rows = np.array(members)
-        first, second = np.triu_indices(len(rows), k=1)
-        sign = np.sign(truth[rows[first]] - truth[rows[second]])
-        differ = sign != 0
-        ahead = np.sign(values[rows[first]] - values[rows[second]])[differ] * sign[differ]
-        agreement.extend(((ahead + 1) / 2).tolist())
-        owners.extend([group] * len(ahead))
-    return np.array(agreement, dtype=np.float64), owners
+    better, worse = ordered_pairs(truth, groups)
+    return agreement_of(values, better, worse), [groups[i] for i in better]
+
+
+def ordered_pairs(truth: Floats, groups: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The positions of the better and of the worse of each two answers to a prompt that differ in truth, shape (M,)."""
+    better: list[NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)]
+    worse: list[NDArray[np.intp]] = [np.zeros(0, dtype=np.intp)]
+    for members in members_of(groups).values():
+        rows = np.array(members, dtype=np.intp)
+        first, second = (rows[side] for side in pairs_among(len(rows)))
+        sign = np.sign(truth[first] - truth[second])
+        better.append(np.where(sign > 0, first, second)[sign != 0])
+        worse.append(np.where(sign > 0, second, first)[sign != 0])
+    return np.concatenate(better), np.concatenate(worse)
+
+
+@lru_cache(maxsize=64)
+def pairs_among(n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The positions of each two of n, the first before the second, shape (n (n - 1) / 2,) each."""
+    first, second = np.triu_indices(n, k=1)
+    return first, second
+
+
+def agreement_of(values: Floats, better: NDArray[np.intp], worse: NDArray[np.intp]) -> Floats:
+    """1 where the better answer has the higher value, 0.5 where the values are equal, else 0."""
+    return np.asarray((np.sign(values[better] - values[worse]) + 1) / 2, dtype=np.float64)
 
 
 def members_of(groups: Sequence[str]) -> dict[str, list[int]]:

@@ -88,15 +88,30 @@ class PhraseSet(Table):
                 del record[key]
         return sha256_of_record(record)
 
-    def changed(self, normaliser: float | Literal["n"] | None, ngram: int | None, cap: int | None = None) -> PhraseSet:
-        """The same phrases with another normaliser, n-gram length or cap, where one is given.
+    def changed(
+        self,
+        normaliser: float | Literal["n"] | None,
+        ngram: int | None,
+        cap: int | None = None,
+        counting: Counting | None = None,
+    ) -> PhraseSet:
+        """The same phrases with another normaliser, n-gram length, cap or counting, where one is given.
 
         `n` as the normaliser is the number of phrases. A cap makes the counting `frequency`; a cap of 1 is presence.
+
+        Raises:
+            UserError: `frequency` without a cap, in a set that has none.
         """
         changes: dict[str, Any] = {"normaliser": len(self.phrases) if normaliser == "n" else normaliser, "ngram": ngram}
-        if cap is not None:
-            changes |= {"counting": "frequency", "cap": cap}
-        return self.model_copy(update={key: value for key, value in changes.items() if value is not None})
+        found = self.model_copy(update={key: value for key, value in changes.items() if value is not None})
+        if counting == "presence":
+            return found.model_copy(update={"counting": "presence", "cap": None})
+        if cap is None and counting == "frequency" and self.cap is None:
+            raise UserError(
+                f"calibration.counting: frequency needs a cap, and the phrase set {self.name} has none; add "
+                "calibration.cap=3"
+            )
+        return found if cap is None else found.model_copy(update={"counting": "frequency", "cap": cap})
 
 
 def known_sets() -> list[str]:

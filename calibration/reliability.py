@@ -107,10 +107,11 @@ def _bins_of(index: NDArray[np.intp], weights: Floats, bins: int) -> NDArray[np.
 def auc(scores: Floats, labels: Floats, weights: Floats) -> float | None:
     """The chance that a good answer scores above a bad one, equal scores half; None where one kind is missing."""
     _, index = np.unique(scores, return_inverse=True)
-    return _auc(index, labels, weights)
+    return auc_of_ranks(index, labels, weights)
 
 
-def _auc(index: NDArray[np.intp], labels: Floats, weights: Floats) -> float | None:
+def auc_of_ranks(index: NDArray[np.intp], labels: Floats, weights: Floats) -> float | None:
+    """The same from the rank of each score among the different ones, from 0; for many weights of the same scores."""
     good = np.bincount(index, weights=weights * labels)
     bad = np.bincount(index, weights=weights * (1 - labels))
     if good.sum() == 0 or bad.sum() == 0:
@@ -205,7 +206,7 @@ def figures(
 
     def measure(w: Floats) -> list[float]:
         nll, brier, accuracy = ((w * term).sum() / w.sum() for term in terms)
-        found = _auc(index, labels, w)
+        found = auc_of_ranks(index, labels, w)
         now = _gaps(bin_of, scores, labels, w)
         return [nll, brier, np.abs(now).sum(), np.nan if found is None else found, accuracy, np.abs(now - gaps).sum()]
 

@@ -1,7 +1,8 @@
 """The stage `calibration`: one calibrator and one report a rung, in `runs/<name>/calibration/`.
 
     calibration/rung-65/calibration.json   the record that later rooms apply (`calibrator.Calibrator`)
-    calibration/rung-65/report.json        before and after on the rung's pairs and on the untrained policy's answers
+    calibration/rung-65/report.json        before and after on the rung's pairs and on the untrained policy's answers,
+                                           and how fitted units, error rates and chosen numbers came about
     calibration/summary.json               one row a rung
 
 It reads what the room `rm` stored beside each rung (units and logits) and loads no model.
@@ -12,15 +13,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calibration.calibrator import Calibrator
 from calibration.compensation import RULES
-from calibration.config import CalibrationTable
+from calibration.config import RUNG_PLACE, CalibrationTable
+from calibration.maps import load_map
 from calibration.report import answer_report, answer_row, pair_report, pair_row
+from calibration.rung_calibrators import RungCalibrator, make_calibrators
+from calibration.units import RungRows
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json, read_jsonl, write_json
 from configs.runfolder import Stage, is_finished, run_stage
-from configs.terminal import progress, say, show_table
+from configs.terminal import interval, progress, say, show_table
+from rm.rung_digest import rung_digest
 from rm.units import ScoreUnits
 
 ROOM = "calibration"
@@ -33,6 +37,11 @@ SUMMARY_FILE = "summary.json"
 AFFINE_NOTE = (
     "This rule is an affine map of the score. GRPO with group scaling subtracts each group's mean and divides by its "
     "standard deviation, so no affine map of the score changes what the policy learns."
+)
+
+CUT_NOTE = (
+    "This rule is an affine map of the score cut to 0 or 1. Group scaling undoes the correction for "
+    "noise and leaves the cut."
 )
 
 
@@ -55,8 +64,10 @@ def run(experiment: Experiment) -> dict[str, Any]:
     settings = table.model_dump(mode="json") | {
         "phrase_set": {"name": phrase_set.name, "version": phrase_set.version, "sha256": phrase_set.sha256}
     }
-    stage = Stage(ROOM, folder_of(experiment), settings, experiment.seed, {RM_ROOM: ladder_folder})
-    return run_stage(stage, lambda folder: _calibrate(folder, ladder_folder, table, experiment.seed))
+    maps = _map_paths(table, [entry["rung"] for entry in _rungs(ladder_folder)])
+    inputs = {RM_ROOM: ladder_folder} | {f"map of rung {rung}": path for rung, path in maps.items()}
+    stage = Stage(ROOM, folder_of(experiment), settings, experiment.seed, inputs)
+    return run_stage(stage, lambda folder: _calibrate(folder, ladder_folder, table, maps, experiment.seed))
 
 
 def show(experiment: Experiment) -> None:
@@ -70,7 +81,9 @@ def show(experiment: Experiment) -> None:
             _beside(rung["nll_before"], "→", rung["nll_after"]),
             rung["below_threshold"],
             _beside(rung["false_negatives_lifted"], " / ", rung["true_negatives_lifted"]),
+            _beside(rung["j_before"], "→", rung["j_after"]),
             _beside(rung["spread_before"], "→", rung["spread_after"]),
+            rung["advantage_change"],
             _beside(rung["order_agreement_before"], "→", rung["order_agreement_after"]),
         )
         for rung in summary["rungs"]
@@ -81,17 +94,24 @@ def show(experiment: Experiment) -> None:
             "rung",
             "ECE raw→units",
             "NLL raw→units",
-            f"below {summary['threshold']}",
+            "below the threshold" if summary["threshold"] is None else f"below {summary['threshold']}",
             "lifted: good / bad",
+            "J",
             "spread per prompt",
+            "advantages",
             "order as gold",
         ),
         rows,
     )
     say(
         "ECE and NLL of pairs by raw logits and by the rung's units; lifted: share of good and of bad answers below "
-        f"the threshold that get a bonus; spread and order of the rewards before→after. {summary['note']}".strip()
+        "the threshold that get a bonus; J: TPR - FPR at the threshold, spread and order of the rewards before→after; "
+        f"advantages: mean absolute change under group scaling. {summary['note']}".strip()
     )
+    _show_units(summary)
+    for rung in summary["rungs"]:
+        if rung["choice"] is not None:
+            say(f"rung {rung['rung']}, threshold {rung['threshold']:g}, alpha {rung['alpha']:g}: {rung['choice']}")
 
 
 def calibrator_folder(experiment: Experiment, rung: str) -> Path:
@@ -107,48 +127,137 @@ def calibrator_folder(experiment: Experiment, rung: str) -> Path:
     return folder / folders[rung]
 
 
-def _calibrate(folder: Path, ladder_folder: Path, table: CalibrationTable, seed: int) -> dict[str, Any]:
+def _show_units(summary: dict[str, Any]) -> None:
+    """Print what the fitted maps are worth on what they were not fitted on."""
+    rows = [(rung["rung"], rung["units_figures"]) for rung in summary["rungs"] if rung["units_figures"] is not None]
+    if not rows:
+        return
+    show_table(
+        f"calibration: units {summary['units']}, on what was not fitted",
+        ("rung", "n", "ECE raw", "ECE rung", "ECE map [95%]", "by chance", "change of NLL from rung [95%]"),
+        [
+            (
+                rung,
+                found["n"],
+                found["ece_raw"],
+                found["ece_rung"],
+                interval(*(found["ece_map"][key] for key in ("estimate", "lo", "hi"))),
+                found["ece_by_chance"],
+                interval(*(found["nll_change"][key] for key in ("estimate", "lo", "hi"))),
+            )
+            for rung, found in rows
+        ],
+    )
+    few = [rung["rung"] for rung in summary["rungs"] if rung["few_prompts"]]
+    if few:
+        say(f"few prompts: the maps of rung {', '.join(few)} were fitted on fewer than 20 and may do harm")
+
+
+def _calibrate(
+    folder: Path, ladder_folder: Path, table: CalibrationTable, maps: dict[str, Path], seed: int
+) -> dict[str, Any]:
+    entries = _rungs(ladder_folder)
+    folders = {entry["rung"]: entry["folder"] for entry in entries}
+    read = [_read_rung(ladder_folder / place, rung) for rung, place in folders.items()]
+    made = make_calibrators(
+        read,
+        table,
+        {rung: load_map(path) for rung, path in maps.items()},
+        {rung: rung_digest(ladder_folder / place) for rung, place in folders.items()},
+        {entry["rung"]: entry["accuracy"] for entry in entries},
+        seed,
+    )
     rows = []
-    for name, rung_name in progress(_rungs(ladder_folder), "calibrating"):
-        calibrator = Calibrator.build(rung_name, ScoreUnits.load(ladder_folder / name), table)
-        calibrator.save(folder / name)
-        pairs, answers = ladder_folder / name / PAIR_LOGITS_FILE, ladder_folder / name / REFERENCE_LOGITS_FILE
+    for found, beside in progress(list(zip(made, read, strict=True)), "calibrating"):
+        calibrator, place = found.calibrator, folders[beside.rung]
+        calibrator.save(folder / place)
         report = {
-            "rung": rung_name,
-            "pairs": pair_report(
-                calibrator, [pair_row(row, f"{pairs}, row {i}") for i, row in enumerate(read_jsonl(pairs), 1)], seed
-            ),
-            "answers": answer_report(
-                calibrator,
-                [answer_row(row, f"{answers}, row {i}") for i, row in enumerate(read_jsonl(answers), 1)]
-                if answers.exists()
-                else [],
-                seed,
-            ),
+            "rung": beside.rung,
+            "pairs": pair_report(calibrator, beside.pairs, seed),
+            "answers": answer_report(calibrator, beside.answers, seed),
+            "units": found.units,
+            "error_rates": found.rates,
+            "choice": found.choice,
         }
-        write_json(folder / name / REPORT_FILE, report)
-        rows.append(_summary_row(name, report))
+        write_json(folder / place / REPORT_FILE, report)
+        rows.append(_summary_row(place, report) | _made_row(found))
     summary = {
         "rule": table.rule,
         "what": RULES[table.rule].what,
-        "threshold": table.threshold,
-        "alpha": table.alpha,
-        "phrases": table.phrases,
+        "threshold": None if "threshold" in table.auto else table.threshold,
+        "alpha": None if "alpha" in table.auto else table.alpha,
+        "auto": list(table.auto),
+        "units": table.units,
+        "phrases": table.phrase_set().name,
         "scored_text": table.scored_text,
-        "note": AFFINE_NOTE if RULES[table.rule].is_affine else "",
+        "note": CUT_NOTE if table.rule == "noise_corrected" else AFFINE_NOTE if RULES[table.rule].is_affine else "",
         "rungs": rows,
     }
     write_json(folder / SUMMARY_FILE, summary)
-    return {"rungs": [row["rung"] for row in rows], "rule": table.rule, "phrases": table.phrases}
+    return {"rungs": [row["rung"] for row in rows], "rule": table.rule, "phrases": summary["phrases"]}
 
 
-def _rungs(ladder_folder: Path) -> list[tuple[str, str]]:
-    """(folder, name) of each rung of a ladder."""
+def _read_rung(folder: Path, rung: str) -> RungRows:
+    pairs, answers = folder / PAIR_LOGITS_FILE, folder / REFERENCE_LOGITS_FILE
+    return RungRows(
+        rung,
+        ScoreUnits.load(folder),
+        [pair_row(row, f"{pairs}, row {i}") for i, row in enumerate(read_jsonl(pairs), 1)],
+        [answer_row(row, f"{answers}, row {i}") for i, row in enumerate(read_jsonl(answers), 1)]
+        if answers.exists()
+        else [],
+    )
+
+
+def _map_paths(table: CalibrationTable, rungs: list[str]) -> dict[str, Path]:
+    """The file of each rung's map; empty where the table names none.
+
+    Raises:
+        UserError: one file for several rungs.
+    """
+    if table.map is None:
+        return {}
+    if RUNG_PLACE not in table.map and len(rungs) > 1:
+        raise UserError(
+            f"calibration.map: {table.map} would be the map of {len(rungs)} rungs, and each has logits of its own; "
+            f"write {RUNG_PLACE} where the path holds the name of the rung"
+        )
+    return {rung: Path(table.map.replace(RUNG_PLACE, rung)).expanduser() for rung in rungs}
+
+
+def _rungs(ladder_folder: Path) -> list[dict[str, Any]]:
+    """Name, folder and accuracy of each rung of a ladder."""
     path = ladder_folder / LADDER_FILE
     try:
-        return [(str(entry["folder"]), str(entry["rung"])) for entry in read_json(path)["rungs"]]
-    except (KeyError, TypeError):
+        return [
+            {"rung": str(entry["rung"]), "folder": str(entry["folder"]), "accuracy": entry.get("accuracy")}
+            for entry in read_json(path)["rungs"]
+        ]
+    except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not a ladder (rungs with rung and folder are needed)") from None
+
+
+def _made_row(found: RungCalibrator) -> dict[str, Any]:
+    """What the summary says of how a rung's calibrator came about."""
+    settings = found.calibrator.settings
+    units = found.units or {}
+    figures = units.get("figures")
+    return {
+        "threshold": settings.threshold,
+        "alpha": settings.alpha,
+        "choice": None if found.choice is None else found.choice["sentence"],
+        "few_prompts": units.get("few_prompts", False),
+        "units_figures": None
+        if figures is None
+        else {
+            "n": figures["map"]["n"],
+            "ece_raw": figures["raw"]["ece"]["estimate"],
+            "ece_rung": figures["rung"]["ece"]["estimate"],
+            "ece_map": figures["map"]["ece"],
+            "ece_by_chance": figures["map"]["ece_by_chance"],
+            "nll_change": units["nll_change"]["from_rung"],
+        },
+    }
 
 
 def _summary_row(folder: str, report: dict[str, Any]) -> dict[str, Any]:
@@ -169,8 +278,21 @@ def _summary_row(folder: str, report: dict[str, Any]) -> dict[str, Any]:
         "bonus_mean_below_threshold": _value(answers, "bonus_mean_below_threshold"),
         "false_negatives_lifted": _value(gold, "false_negatives", "lifted"),
         "true_negatives_lifted": _value(gold, "true_negatives", "lifted"),
+        "false_negatives_rescued": _value(gold, "false_negatives", "over_threshold"),
+        "true_negatives_rescued": _value(gold, "true_negatives", "over_threshold"),
+        "tpr": _value(gold, "tpr"),
+        "fpr": _value(gold, "fpr"),
+        "precision": _value(gold, "precision"),
+        "j_before": _value(gold, "j"),
+        "j_after": _value(gold, "after", "j"),
+        "auc_before": _value(gold, "rank", "auc", "before"),
+        "auc_after": _value(gold, "rank", "auc", "after"),
+        "kendall_before": _value(gold, "rank", "kendall", "before"),
+        "kendall_after": _value(gold, "rank", "kendall", "after"),
         "spread_before": _value(answers, "spread_per_prompt", "before"),
         "spread_after": _value(answers, "spread_per_prompt", "after"),
+        "advantage_change": _value(answers, "spread_per_prompt", "advantage_change"),
+        "order_reversed": _value(answers, "order_changes", "reversed"),
         "order_agreement_before": _value(gold, "order_agreement", "before"),
         "order_agreement_after": _value(gold, "order_agreement", "after"),
     }

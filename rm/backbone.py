@@ -23,8 +23,8 @@ from transformers import (
 from configs.errors import UserError
 from configs.keyed import keyed_seed
 from rm.config import RMTable
+from rm.rung_digest import ADAPTER_CONFIG
 
-ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 

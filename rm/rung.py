@@ -26,7 +26,8 @@ from rm.card import pair_measures, reference_measures
 from rm.measures import Floats, platt_scale, scale_for_spread
 from rm.pairs import HELD_OUT, EncodedPairs
 from rm.reference import ReferenceAnswer, ReferenceSet
-from rm.scorer import CARD_FILE, RungScorer, score_ids
+from rm.rung_digest import CARD_FILE
+from rm.scorer import RungScorer, score_ids
 from rm.targets import Ids
 from rm.units import ScoreUnits
 from tasks.base_folder import describe_template

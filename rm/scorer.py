@@ -23,9 +23,9 @@ from rm.backbone import load_reward_model, load_rung_tokenizer, trunk_and_head
 from rm.packed.attention import can_pack, last_hidden
 from rm.packed.fused_lora import fused_layers
 from rm.packed.layout import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length
+from rm.rung_digest import CARD_FILE
 from tasks.records import Message
 
-CARD_FILE = "card.json"
 PRIVATE_CHARACTERS = [chr(code) for code in range(0xE000, 0xE100)]
 """Of Unicode's private use area: no template trims them and hardly a text contains them."""
 LEAST_SHARED = 16

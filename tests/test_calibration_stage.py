@@ -80,6 +80,7 @@ def _ladder(folder: Path, change: Callable[[Path], None] | None = None) -> None:
     def work(inside: Path) -> dict[str, Any]:
         for name in ("65", "80", "90"):
             UNITS.save(inside / f"rung-{name}")
+            write_json(inside / f"rung-{name}" / "config.json", {"rung": name})
             write_jsonl(inside / f"rung-{name}" / "pair_logits.jsonl", _pair_rows())
         write_jsonl(inside / "rung-65" / "reference_logits.jsonl", _answer_rows())
         write_jsonl(inside / "rung-80" / "reference_logits.jsonl", _answer_rows(with_gold=False))
@@ -135,7 +136,10 @@ def test_answers_before_and_after(report: dict[str, Any]) -> None:
     assert _value(answers["compensated"]) == (pytest.approx(2 / 5), 5)
     assert _value(answers["rpr_mean"]) == (pytest.approx((1 + 0.5) / 5), 5)
     assert _value(answers["bonus_mean_below_threshold"]) == (pytest.approx((0.1 + 0 + 0.05) / 3), 3)
-    assert _value(answers["order_reversed"]) == (0.0, 5)
+    # of the six pairs of p0 and p1 only one changes: two equal scores of p0 are told apart
+    changes = answers["order_changes"]
+    found = [_value(changes[name])[0] for name in ("reversed", "made_equal", "separated")]
+    assert found == pytest.approx([0, 0, 1 / 6])
     spread = answers["spread_per_prompt"]
     # p0: 1/4 1/4 3/4; p1: 3/4 1/4 0
     assert _value(spread["before"]) == (pytest.approx((math.sqrt(1 / 18) + math.sqrt(7 / 72)) / 2), 2)
@@ -147,6 +151,9 @@ def test_answers_against_gold(report: dict[str, Any]) -> None:
     gold = report["answers"]["against_gold"]
     assert _value(gold["tpr"]) == (0.5, 2)
     assert _value(gold["fpr"]) == (pytest.approx(1 / 3), 3)
+    assert _value(gold["j"]) == (pytest.approx(0.5 - 1 / 3), 5)
+    assert _value(gold["precision"]) == (0.5, 2)
+    assert _value(gold["after"]["j"]) == _value(gold["j"])  # 1/4 + 0.1 stays below the threshold
     assert gold["false_negatives"]["n"] == 1
     assert _value(gold["false_negatives"]["lifted"]) == (1.0, 1)
     assert _value(gold["false_negatives"]["over_threshold"]) == (0.0, 1)

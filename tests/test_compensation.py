@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -12,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.calibrator import CALIBRATOR_FILE, Calibrator
-from calibration.compensation import RULES, is_affine, ordered, reward_of
+from calibration.calibrator import Calibrator
+from calibration.compensation import RULES, RuleInputs, is_affine, malformed_reward_of, reward_of
 from calibration.config import CalibrationTable
+from calibration.measured import Measured
 from configs.errors import UserError
 from configs.loader import Experiment
 from rm.units import ScoreUnits
@@ -86,25 +86,51 @@ RULE_TABLE = [
     ("rpr_only", 0.9, 0.25, 0.5, 0.1, 0.25),
     ("rpr_only", None, 0.25, 0.5, 0.1, 0.25),
     ("none", 0.3, 1.0, 0.5, 0.1, 0.3),
+    ("random_phrases", 0.4, 0.5, 0.5, 0.2, 0.5),
+    ("length", 0.4, 1.0, 0.5, 0.2, 0.45),
+    ("length", 0.5, 1.0, 0.5, 0.2, 0.5),
+    ("variance_matched", 0.7, 1.0, 0.5, 0.1, 1.3),
+    ("variance_matched", 0.1, 1.0, 0.5, 0.1, -0.5),
+    ("noise_corrected", 0.5, 1.0, 0.5, 0.1, 1.5),
+    ("noise_corrected", 0.49, 1.0, 0.5, 0.1, -0.5),
 ]
+"""With length 1/4, centre 0.4, stretch 3, rho0 1/4 and rho1 1/4: 0.4 + 3 * 0.3, (1 - 1/4) / (1/2), -(1/4) / (1/2)."""
 
 
 @pytest.mark.parametrize(("rule", "score", "rpr", "threshold", "alpha", "expected"), RULE_TABLE)
-def test_rules_by_hand(
-    rule: Any, score: float | None, rpr: float, threshold: float, alpha: float, expected: float
-) -> None:
-    assert reward_of(rule, score, rpr, True, threshold, alpha) == pytest.approx(expected, abs=1e-12)
-    assert reward_of(rule, None, rpr, False, threshold, alpha, malformed_reward=-0.25) == -0.25
+def test_rules_by_hand(rule: Any, score: float, rpr: float, threshold: float, alpha: float, expected: float) -> None:
+    given = RuleInputs(score, rpr, 0.25, threshold, alpha, centre=0.4, stretch=3.0, rho0=0.25, rho1=0.25)
+    assert reward_of(rule, given) == pytest.approx(expected, abs=1e-12)
+    # a malformed response keeps its place under an affine map: 0.4 + 3 * (-0.25 - 0.4), (-0.25 - 0.25) / 0.5
+    moved = {"variance_matched": -1.55, "noise_corrected": -1.0}
+    assert malformed_reward_of(rule, -0.25, given) == pytest.approx(moved.get(rule, -0.25))
 
 
-def test_rules_that_read_a_score_need_one() -> None:
-    assert [name for name, rule in RULES.items() if rule.reads_score] == ["rpr", "rpr_ordered", "constant", "none"]
-    with pytest.raises(ValueError, match="the rule rpr needs the score"):
-        reward_of("rpr", None, 0.5, True, 0.5, 0.1)
+def test_only_one_rule_reads_no_score_and_two_are_affine() -> None:
+    assert [name for name, rule in RULES.items() if not rule.reads_score] == ["rpr_only"]
+    assert [name for name in RULES if is_affine(name)] == ["variance_matched", "none"]
 
 
-def test_only_the_plain_score_is_affine() -> None:
-    assert [name for name in RULES if is_affine(name)] == ["none"]
+@given(st.floats(0.0, 0.49), st.floats(0.0, 0.49), st.floats(0.0, 1.0))
+def test_the_noise_correction_is_unbiased(rho0: float, rho1: float, share: float) -> None:
+    low, high = (reward_of("noise_corrected", RuleInputs(s, rho0=rho0, rho1=rho1)) for s in (0.2, 0.8))
+    # a good answer is seen as 1 with chance 1 - rho1, a bad one with chance rho0
+    assert (1 - rho1) * high + rho1 * low == pytest.approx(1.0)
+    assert rho0 * high + (1 - rho0) * low == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5), (0.9, 0.2), (-0.1, 0.2)])
+def test_rates_that_say_nothing_cannot_be_corrected(rates: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="must sum to less than 1"):
+        reward_of("noise_corrected", RuleInputs(0.5, rho0=rates[0], rho1=rates[1]))
+
+
+def ordered(score: float, rpr: float, threshold: float, alpha: float) -> float:
+    return reward_of("rpr_ordered", RuleInputs(score, rpr, threshold=threshold, alpha=alpha))
+
+
+def paper(score: float, rpr: float, threshold: float, alpha: float) -> float:
+    return reward_of("rpr", RuleInputs(score, rpr, threshold=threshold, alpha=alpha))
 
 
 unit = st.floats(0.0, 1.0)
@@ -138,7 +164,7 @@ def test_ordered_rule_never_takes_away_and_never_gives_more_than_the_paper(
     alpha = share * tau
     reward = ordered(score, rpr, tau, alpha)
     assert score - 1e-12 <= reward
-    assert reward <= max(1e-6, reward_of("rpr", score, rpr, True, tau, alpha) + 1e-12)
+    assert reward <= max(1e-6, paper(score, rpr, tau, alpha) + 1e-12)
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1.0, 0.0))
@@ -153,7 +179,7 @@ def test_ordered_rule_puts_every_malformed_response_below_every_other(logit: flo
 def test_ordered_rule_is_continuous_at_the_threshold_where_the_papers_jumps() -> None:
     just_below = math.nextafter(0.5, 0)
     assert ordered(just_below, 1.0, 0.5, 0.5) == pytest.approx(0.5)
-    assert reward_of("rpr", just_below, 1.0, True, 0.5, 0.5) == pytest.approx(1.0)
+    assert paper(just_below, 1.0, 0.5, 0.5) == pytest.approx(1.0)
 
 
 def test_scores_are_in_the_rungs_units() -> None:
@@ -227,7 +253,8 @@ def test_defaults_are_the_papers() -> None:
     [
         (
             {"rule": "rprr"},
-            "calibration.rule: 'rprr' is not allowed; choose rpr, rpr_ordered, constant, rpr_only or none",
+            "calibration.rule: 'rprr' is not allowed; choose rpr, rpr_ordered, constant, length, random_phrases, "
+            "rpr_only, variance_matched, noise_corrected or none; did you mean rpr?",
         ),
         ({"treshold": 0.5}, "calibration.treshold is not a key; did you mean calibration.threshold?"),
         ({"threshold": 1.5}, "calibration.threshold: should be less than or equal to 1, found 1.5"),
@@ -258,7 +285,23 @@ def test_defaults_are_the_papers() -> None:
             "calibration.scored_text: 'thoughts' is not allowed; choose think, answer or both",
         ),
         ({"ngram": 0}, "calibration.ngram: should be greater than or equal to 1, found 0"),
-        ({"normaliser": 0}, "calibration.normaliser: should be greater than 0, found 0"),
+        ({"normaliser": 0}, "calibration: normaliser must be above 0, or n for the number of phrases; found 0"),
+        ({"threshold": "autp"}, "threshold must be a number above 0 and at most 1, or auto; found 'autp'"),
+        ({"alpha": "auto", "rule": "none"}, "calibration: alpha: auto means nothing with rule none"),
+        ({"threshold": "auto", "rule": "rpr_only"}, "calibration: threshold: auto means nothing with rule rpr_only"),
+        ({"threshold": "auto", "units": "raw"}, "calibration: threshold: auto looks among scores in 0..1"),
+        ({"units": "plat"}, "calibration.units: 'plat' is not allowed; choose rung, raw, temperature, platt, beta"),
+        ({"units": "file"}, "calibration: units: file needs the path of a map that `rewardladder fit` wrote"),
+        ({"units": "platt", "map": "map.json"}, "calibration: map means nothing with units: platt"),
+        ({"units": "platt", "rule": "rpr_only"}, "calibration: units: platt means nothing with rule rpr_only"),
+        ({"map": "map.json", "rule": "rpr_only"}, "calibration: units: file means nothing with rule rpr_only"),
+        ({"units": "raw", "rule": "noise_corrected"}, "calibration: rule noise_corrected needs scores in 0..1"),
+        ({"malformed_reward": 0.1, "rule": "noise_corrected"}, "takes a malformed response as a 0"),
+        ({"counting": "presence", "cap": 3}, "calibration: cap means nothing with counting: presence"),
+        ({"spread": 0.2, "spread_of": 85}, "calibration: spread is a number and spread_of the rung"),
+        ({"rho0": 0.2}, "calibration: rho0 and rho1 go together"),
+        ({"rho0": 0.5, "rho1": 0.5}, "calibration: rho0 0.5 and rho1 0.5 sum to 1 or more"),
+        ({"full_length": 0}, "calibration.full_length: should be greater than or equal to 1, found 0"),
     ],
 )
 def test_meaningless_settings_are_refused_with_the_reason(keys: dict[str, Any], sentence: str) -> None:
@@ -267,50 +310,106 @@ def test_meaningless_settings_are_refused_with_the_reason(keys: dict[str, Any], 
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("rule", list(RULES))
-def test_calibrator_round_trip(tmp_path: Path, rule: Any) -> None:
-    table = CalibrationTable(rule=rule, phrases="paper-math", ngram=7, normaliser=11)
-    calibrator = Calibrator.build("65", UNITS, table)
-    calibrator.save(tmp_path)
-    loaded = Calibrator.load(tmp_path)
-    assert loaded == calibrator
-    response = Response("Wait. Therefore", "yes", True)
-    assert loaded.reward(-1.5, response) == calibrator.reward(-1.5, response)
+def test_phrases_are_counted_as_the_table_says() -> None:
+    found = _table(phrases="paper-math", normaliser="n").phrase_set()
+    assert found.normaliser == len(found.phrases) == 40
+    assert _table(phrases="paper-math", normaliser=20.0).phrase_set().normaliser == 20
+    found = _table(phrases="advice", counting="frequency", cap=3).phrase_set()
+    assert (found.counting, found.cap) == ("frequency", 3)
+    assert _table(phrases="advice", cap=2).phrase_set().cap == 2
+    assert _table(phrases="advice", counting="presence").phrase_set() == _table(phrases="advice").phrase_set()
+    with pytest.raises(UserError, match="frequency needs a cap, and the phrase set advice has none"):
+        _table(phrases="advice", counting="frequency").phrase_set()
+    said_twice = Response("first , first , so that", "torch", True)
+    by_count = {key: CalibrationTable(phrases="advice", ngram=20, **keys) for key, keys in COUNTINGS.items()}
+    found_rpr = {key: Calibrator.build("65", UNITS, table).rpr(said_twice) for key, table in by_count.items()}
+    assert found_rpr == {"presence": 2 / 4, "frequency": 3 / 4, "n": 2 / 8}
 
 
-def test_calibrator_of_another_rung_is_refused() -> None:
-    calibrator = Calibrator.build("65", UNITS, CalibrationTable(phrases="advice"))
-    calibrator.refuse_other_units(UNITS, "rm/rung-65")
-    other = ScoreUnits(centre=2.0, scale=0.6, reference="by hand", n_reference=4)
-    with pytest.raises(UserError, match="rm/rung-80: this rung has other score units than the calibrator of rung 65"):
-        calibrator.refuse_other_units(other, "rm/rung-80")
+COUNTINGS: dict[str, dict[str, Any]] = {
+    "presence": {},
+    "frequency": {"counting": "frequency", "cap": 2},
+    "n": {"normaliser": "n"},
+}
+
+
+def test_auto_stands_beside_the_number_that_was_chosen() -> None:
+    table = _table(threshold="auto", alpha="auto")
+    assert table.auto == ("threshold", "alpha")
+    chosen = table.chosen(0.62, 0.3)
+    assert (chosen.threshold, chosen.alpha, chosen.auto) == (0.62, 0.3, ("threshold", "alpha"))
+    assert CalibrationTable.model_validate(chosen.model_dump(mode="json")) == chosen
+    assert _table(threshold=0.6, alpha="auto").auto == ("alpha",)
+
+
+KNOWN = Measured(centre=0.4, spread=0.1, target_spread=0.3, full_length=20, cut=0.5, rho0=0.25, rho1=0.25)
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("rule", "expected", "malformed"),
     [
-        ({"format": 9}, "format 9 is unknown; this version reads 1"),
-        ({"rung": 65}, "rung must be a text, found 65"),
-        ({"units": {"centre": 0.0}}, "not a calibrator"),
-        (
-            {"units": {"centre": 0.0, "scale": -1.0, "reference": "", "n_reference": 1}},
-            "score units need a finite centre",
-        ),
-        ({"units": {"centre": None, "scale": 1.0, "reference": "", "n_reference": 1}}, "not a calibrator"),
-        ({"settings": {"rule": "other"}}, "not a calibrator (rule: "),
-        ({"settings": None}, "not a calibrator"),
-        ({"phrase_set": {}}, "not a phrase set"),
-        ({"phrase_set_sha256": "0"}, "its phrases were altered since it was written"),
-        ({"extra": 1}, "not a calibrator; its keys are format, rung"),
+        # score 0.5, a think text of ten characters without phrases
+        ("length", 0.5 + 0.4 * 10 / 20, 0.0),
+        ("variance_matched", 0.4 + 3 * 0.1, 0.4 - 3 * 0.4),
+        ("noise_corrected", 1.5, -0.5),
+        ("random_phrases", 0.5 + 0.4 / 4, 0.0),
+        ("constant", 0.9, 0.0),
     ],
 )
-def test_garbage_is_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
-    Calibrator.build("65", UNITS, CalibrationTable(phrases="advice")).save(tmp_path)
-    path = tmp_path / CALIBRATOR_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | change), encoding="utf-8")
-    with pytest.raises(UserError, match=re.escape(sentence)) as error:
-        Calibrator.load(tmp_path)
-    assert str(error.value).startswith(str(path))
-    path.write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match="not readable as JSON"):
-        Calibrator.load(tmp_path)
+def test_alternatives_on_one_rung(rule: str, expected: float, malformed: float) -> None:
+    table = CalibrationTable(phrases="advice", threshold=0.75, alpha=0.4)
+    calibrator = Calibrator.build("65", UNITS, table, measured=KNOWN).with_settings(rule=rule)
+    assert calibrator.reward(2.0, Response("go camping", "torch", True)).reward == pytest.approx(expected)
+    assert calibrator.reward(None, Response("", None, False)).reward == pytest.approx(malformed)
+    assert calibrator.settings.alpha == (0.4 if RULES[calibrator.settings.rule].adds else None)
+
+
+def test_what_is_given_comes_before_what_was_measured() -> None:
+    calibrator = Calibrator.build("65", UNITS, CalibrationTable(phrases="advice", alpha=0.4), measured=KNOWN)
+    response = Response("go camping", "torch", True)
+    longer = calibrator.with_settings(rule="length", full_length=40, threshold=0.6)
+    assert longer.reward(2.0, response).reward == pytest.approx(0.5 + 0.4 * 10 / 40)
+    wider = calibrator.with_settings(rule="variance_matched", spread=0.2)
+    assert wider.reward(2.0, response).reward == pytest.approx(0.4 + 2 * 0.1)
+    known = calibrator.with_settings(rule="noise_corrected", rho0=0.0, rho1=0.5, cut=0.5)
+    assert known.reward(2.0, response).reward == pytest.approx(2.0)
+    with pytest.raises(UserError, match="rung 65: rule noise_corrected needs to know how often a score is wrong"):
+        calibrator.with_settings(rule="noise_corrected", cut=0.6)  # no rates were measured there
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        ("length", "needs to know how long a text is, .* give calibration.full_length"),
+        ("variance_matched", "needs to know how far scores spread"),
+        ("noise_corrected", "needs to know how often a score is wrong, .* give calibration.rho0 and calibration.rho1"),
+    ],
+)
+def test_a_rule_without_its_constants_is_refused(rule: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=f"rung 65: rule {rule} {sentence}"):
+        Calibrator.build("65", UNITS, CalibrationTable(rule=rule, phrases="advice"))
+
+
+def test_a_score_that_says_nothing_cannot_be_corrected() -> None:
+    measured = Measured(cut=0.75, rho0=0.0, rho1=1.0)
+    with pytest.raises(UserError, match=r"rung 65: rates .* found 0\.0 and 1\.0 where its score is cut at 0\.75"):
+        Calibrator.build("65", UNITS, CalibrationTable(rule="noise_corrected"), measured=measured)
+
+
+def test_a_stretched_score_is_the_same_after_group_scaling() -> None:
+    calibrator = Calibrator.build("65", UNITS, CalibrationTable(rule="none", phrases="advice"), measured=KNOWN)
+    responses = [Response("", "torch", True)] * 4 + [Response("", None, False)]
+    logits = [-1.0, 0.5, 2.0, 3.5, None]
+    scaled = []
+    for rule in ("none", "variance_matched"):
+        rewards = [found.reward for found in calibrator.with_settings(rule=rule).rewards(logits, responses)]
+        mean, std = sum(rewards) / 5, (sum(r * r for r in rewards) / 5 - (sum(rewards) / 5) ** 2) ** 0.5
+        scaled.append([(reward - mean) / std for reward in rewards])
+    assert scaled[0] == pytest.approx(scaled[1])
+
+
+def test_a_control_without_a_reward_model_leaves_units_behind() -> None:
+    table = CalibrationTable(phrases="advice", units="platt", threshold="auto")  # type: ignore[arg-type]
+    alone = Calibrator.without_rung(table, "rpr_only")
+    assert (alone.settings.units, alone.settings.auto, alone.settings.alpha) == ("rung", (), None)
+    assert alone.reward(None, Response("first ,", "torch", True)).reward == 0.25

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -102,12 +102,20 @@ def random_model(table: SpeedTable, rm_table: RMTable, device: str) -> nn.Module
     config = Qwen2Config(
         **SHAPES[table.shape], num_labels=1, pad_token_id=0, max_position_embeddings=32768, rope_theta=1e6
     )
+    plain = random_weights(Qwen2ForSequenceClassification, config, table.seed, device)
+    with torch.no_grad():
+        plain.score.weight.mul_(HEAD_SHARE)
+    return with_adapter(plain, rm_table).to(device)
+
+
+def random_weights(kind: type[Any], config: Qwen2Config, seed: int, device: str) -> Any:
+    """A model of a kind with keyed random weights, in bfloat16 on a GPU and float32 elsewhere."""
     before = torch.get_default_dtype()
-    torch.manual_seed(table.seed)
+    torch.manual_seed(seed)
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
     try:
         with torch.device(device):
-            plain = Qwen2ForSequenceClassification(config)
+            plain = kind(config)
     finally:
         torch.set_default_dtype(before)
     # As GPT-2 starts (Radford et al. 2019, 2.3): without it rounding in bfloat16 is amplified from layer to layer,
@@ -116,8 +124,7 @@ def random_model(table: SpeedTable, rm_table: RMTable, device: str) -> nn.Module
         for layer in plain.model.layers:
             for residual in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 residual.weight.mul_((2 * config.num_hidden_layers) ** -0.5)
-        plain.score.weight.mul_(HEAD_SHARE)
-    return with_adapter(plain, rm_table).to(device)
+    return plain
 
 
 def _prompt_lengths(table: SpeedTable, rng: np.random.Generator) -> np.ndarray:

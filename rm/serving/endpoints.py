@@ -21,6 +21,7 @@ from configs.errors import UserError
 from configs.terminal import say
 from rm.serving.chat_form import ChatForm
 from rm.serving.conversations import Answer, demand_text, read_answers
+from rm.serving.file_rewards import Calibrate
 from rm.serving.gate import Gate, Refused
 from rm.serving.microbatch import MicroBatcher, QueueFull
 from tasks.base_folder import describe_template
@@ -29,9 +30,6 @@ from tasks.preference.fields import RowProblem
 if TYPE_CHECKING:
     from rm.serving.loaded_rungs import LoadedRung
     from rm.serving.server import ServeTable
-
-Calibrate = Callable[[Sequence[float], Sequence[str]], Sequence[float]]
-"""Rewards of (logits, texts of the answers), both of shape (N,)."""
 
 READ_AND_FORGET = 8
 """A body of up to this many times the limit is read to its end, so that the client can read why it was refused."""

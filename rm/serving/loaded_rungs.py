@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from configs.errors import UserError
 from configs.records import read_json, sha256_of_file, sha256_of_record
-from rm.backbone import ADAPTER_CONFIG
-from rm.scorer import CARD_FILE, RungScorer, encode_answer, score_ids
+from rm.rung_digest import ADAPTER_CONFIG, CARD_FILE
+from rm.scorer import RungScorer, encode_answer, score_ids
 from rm.serving.length_bound import characters_per_token, normalised_length
 from rm.units import ScoreUnits
 from tasks.records import Message
@@ -30,7 +30,6 @@ HEAD = ".score.weight"
 FIRST_ADAPTER = "default"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WEIGHT_SUFFIXES = (".json", ".safetensors", ".bin", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -191,32 +190,6 @@ def rung_names(folders: Sequence[Path]) -> list[str]:
             kept += 1
         names.append("/".join(place[-kept:]))
     return names
-
-
-def rung_digest(folder: Path) -> str:
-    """The digest of all that decides a rung's logits and scores: its files, and its base's where that is a folder.
-
-    Raises:
-        UserError: the folder does not exist or holds no rung.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such rung folder")
-    if not ((folder / ADAPTER_CONFIG).exists() or (folder / "config.json").exists()):
-        raise UserError(f"{folder}: no rung (neither {ADAPTER_CONFIG} nor config.json is there)")
-    found: dict[str, Any] = {"rung": _files_digest(folder)}
-    if (folder / ADAPTER_CONFIG).exists():
-        adapter = read_json(folder / ADAPTER_CONFIG)
-        base = str(adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None)
-        found["base"] = _files_digest(Path(base)) if Path(base).is_dir() else base
-    return sha256_of_record(found)
-
-
-def _files_digest(folder: Path) -> dict[str, str]:
-    return {
-        path.name: sha256_of_file(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix in WEIGHT_SUFFIXES and path.name != CARD_FILE
-    }
 
 
 def _tokenizer_digest(folder: Path) -> str:

@@ -28,6 +28,7 @@ from configs.loader import Table
 from configs.records import read_json, sha256_of_file, write_json
 from configs.terminal import progress_bar, say
 from rm.serving.conversations import FORMS, SUFFIXES, Answer, Row, count_rows, read_rows
+from rm.serving.file_rewards import FindRewards, RungRewards, add_rewards
 from rm.serving.score_places import Places
 from rm.serving.score_summary import show_summary, summarise
 
@@ -66,8 +67,8 @@ class ScoreTable(Table):
     cpu_threads: int = Field(1, ge=1, le=1024)
 
 
-def run(paths: Sequence[str], table: ScoreTable) -> None:
-    """Score one file with one or more rungs, or go on, or find it finished; then print the summary.
+def run(paths: Sequence[str], table: ScoreTable, rewards_of: FindRewards | None = None) -> None:
+    """Score one file with one or more rungs, or go on, or find it finished, with rewards if they are handed in; print.
 
     Raises:
         UserError: a path is no rung or no file of conversations, or the output was made from something else.
@@ -76,11 +77,14 @@ def run(paths: Sequence[str], table: ScoreTable) -> None:
     places = Places(Path(table.output))
     places.demand_writable()
     made_from = describe(folders, source, table)
+    named = zip(made_from["rungs"], folders, strict=True)
+    rewards = {name: rewards_of(folder) for name, folder in named} if rewards_of else {}
+    made_from["settings"] |= {f"calibrator of {name}": found.sha256 for name, found in rewards.items()}
     if places.manifest.exists():
         summary = _finished(places, made_from)
         say(f"{places.output}: finished already")
     else:
-        summary = _score_file(places, made_from, folders, source, table)
+        summary = _score_file(places, made_from, folders, source, table, rewards)
     show_summary(places.output, summary)
 
 
@@ -106,7 +110,8 @@ def sort_paths(paths: Sequence[str]) -> tuple[list[Path], Path]:
 
 def describe(folders: Sequence[Path], source: Path, table: ScoreTable) -> dict[str, Any]:
     """Everything that decides the output's bytes, as plain JSON."""
-    from rm.serving.loaded_rungs import rung_digest, rung_names
+    from rm.rung_digest import rung_digest
+    from rm.serving.loaded_rungs import rung_names
 
     return {
         "format": FORMAT,
@@ -150,7 +155,12 @@ def _finished(places: Places, made_from: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score_file(
-    places: Places, made_from: dict[str, Any], folders: Sequence[Path], source: Path, table: ScoreTable
+    places: Places,
+    made_from: dict[str, Any],
+    folders: Sequence[Path],
+    source: Path,
+    table: ScoreTable,
+    rewards: dict[str, RungRewards],
 ) -> dict[str, Any]:
     if places.output.exists() and not places.progress.exists():
         raise UserError(f"{places.output}: is there, and was not made by this command; name another output")
@@ -163,7 +173,7 @@ def _score_file(
             except BlockingIOError:
                 raise UserError(f"{places.part}: another process is writing it; wait for it") from None
             try:
-                scored = _write_windows(stream, places, made_from, folders, source, table)
+                scored = _write_windows(stream, places, made_from, folders, source, table, rewards)
             except UserError:
                 if not places.progress.exists():
                     places.part.unlink()  # nothing was made
@@ -193,6 +203,7 @@ def _write_windows(
     folders: Sequence[Path],
     source: Path,
     table: ScoreTable,
+    rewards: dict[str, RungRewards],
 ) -> int:
     """Score what is missing, window by window; returns the number of answers scored now."""
     done = {"line": 0, "bytes": 0, "readable": 0}
@@ -217,6 +228,7 @@ def _write_windows(
     for window in windows(read_rows(source, done["line"]), table.window_rows):
         answers = sum(max(1, len(row.answers)) for row in window)
         lines = score_window(window, rungs, limits, _row_mover(bar, len(window), answers * len(rungs)))
+        add_rewards(lines, window, rewards)
         found = [f"{source}, line {line['line']}: {line['problem']}" for line in lines if line["problem"]]
         problems += found[: SHOWN_PROBLEMS - len(problems)]
         content = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()

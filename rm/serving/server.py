@@ -30,7 +30,7 @@ from configs.loader import Table
 from configs.terminal import say
 
 if TYPE_CHECKING:
-    from rm.serving.endpoints import Calibrate
+    from rm.serving.file_rewards import Calibrate
     from rm.serving.gate import Gate
     from rm.serving.loaded_rungs import LoadedRung
 
