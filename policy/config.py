@@ -5,16 +5,69 @@ Fields that exist in Transformers, TRL or PEFT keep their names.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from configs.loader import Table
+from policy.alarm_table import AlarmTable
 
 RewardName = Literal[
-    "untrained", "gold", "random", "format", "length", "raw", "rpr", "constant", "random_phrases", "rpr_only"
+    "untrained",
+    "gold",
+    "random",
+    "format",
+    "length",
+    "raw",
+    "rpr",
+    "rpr_ordered",
+    "constant",
+    "length_bonus",
+    "random_phrases",
+    "variance_matched",
+    "noise_corrected",
+    "rpr_only",
 ]
-NEEDS_RUNG: frozenset[str] = frozenset({"raw", "rpr", "constant", "random_phrases"})
+Keep = Literal["last", "best_reward", "best_dev_gold"]
+"""Which state becomes the cell (`policy.checkpoints`)."""
+NEEDS_RUNG: frozenset[str] = frozenset(
+    {
+        "raw",
+        "rpr",
+        "rpr_ordered",
+        "constant",
+        "length_bonus",
+        "random_phrases",
+        "variance_matched",
+        "noise_corrected",
+    }
+)
+
+
+AlgorithmName = Literal["grpo", "dr_grpo", "rloo", "ppo"]
+READ_BY: dict[str, tuple[tuple[AlgorithmName, ...], str]] = {
+    "loss_type": (("grpo", "ppo"), "dr_grpo and rloo each stand for a loss of their own"),
+    "scale_rewards": (
+        ("grpo",),
+        "only grpo scales by the spread of rewards; see normalize_advantages (rloo) and whiten_advantages (ppo)",
+    ),
+    "normalize_advantages": (("rloo",), "see scale_rewards (grpo) and whiten_advantages (ppo)"),
+    **dict.fromkeys(
+        (
+            "gamma",
+            "lam",
+            "whiten_advantages",
+            "cliprange_value",
+            "critic_learning_rate",
+            "critic_max_grad_norm",
+            "critic_warmup_steps",
+        ),
+        (("ppo",), "only ppo has a critic"),
+    ),
+    "kl_coef": (("ppo",), "beta is the KL term of the others"),
+    "missing_eos_penalty": (("ppo",), "the others compare whole completions; see mask_truncated_completions"),
+}
+"""Fields that not every algorithm reads: who reads them, and what to know where another is asked for."""
 
 
 class PolicyTable(Table):
@@ -23,20 +76,38 @@ class PolicyTable(Table):
     Attributes:
         reward: a row of `policy.rewards.REWARDS`; `untrained` answers with the base as it is.
         rung: the rung that scores, where the reward needs one.
-        algorithm: `grpo`.
+        algorithm: `grpo`; `dr_grpo` (arXiv 2503.20783: no scaling by group or length); `rloo` (leave-one-out baseline);
+            `ppo` (a critic). A field that an algorithm does not read is refused.
         seed: seed of the policy; the run's seed where it is not given.
         model_name_or_path: the policy to start from; the task's own base where it is not given.
-        control_phrases: phrase set of the control `random_phrases`.
+        control_phrases: phrase set of the control `random_phrases`, in the place of the calibration table's.
         random_rate: chance of reward 1 under `random`.
         prompts_per_step: prompts of one rollout; times `num_generations` completions.
-        num_generations: completions a prompt (G).
-        num_iterations: updates a rollout (mu); with 1 nothing is ever clipped.
-        gradient_accumulation_steps: pieces a rollout's update is cut into, to fit in memory.
+        num_generations: completions a prompt (G); 1 is for `ppo` alone.
+        num_iterations: times a rollout is learned from (mu).
+        num_mini_batches: optimizer steps a rollout is divided into. Only with more than one update a rollout
+            (`num_iterations * num_mini_batches`) is anything ever clipped.
+        gradient_accumulation_steps: pieces an optimizer step is cut into, to fit in memory.
         max_steps: optimizer steps.
         max_completion_length: in tokens; the task's own limit where it is not given.
-        lora_r: rank of LoRA on all linear layers; 0 trains all weights.
+        mask_truncated_completions: completions that the limit cut teach nothing.
+        beta: weight of the KL divergence from the first policy, in the loss (`rloo`: in the reward).
+        normalize_advantages: `rloo`: advantages of a rollout to mean 0 and standard deviation 1.
+        kl_coef: `ppo`: weight of the log-ratio to the first policy in every token's reward, in the place of `beta`.
+        gamma, lam: `ppo`: discount and trace of the advantages, each 0 to 1.
+        whiten_advantages: `ppo`: advantages of a rollout's tokens to mean 0 and standard deviation 1.
+        missing_eos_penalty: `ppo`: taken off the reward of a completion that the limit cut.
+        cliprange_value: `ppo`: how far a value may move within a rollout; null: as far as it likes.
+        critic_learning_rate: `ppo`: five times `learning_rate` where it is not given.
+        critic_max_grad_norm: `ppo`: the critic's gradient is clipped alone.
+        critic_warmup_steps: `ppo`: first steps, in which only the critic learns; the policy's schedule runs on.
+        lora_r: rank of LoRA on all linear layers; 0 trains all weights. The critic of `ppo` is a second adapter on the
+            same base, or with 0 a trained copy of it.
         dev_every: the dev prompts are answered every so many steps; 0 never.
-        save_steps: a checkpoint to go on from, every so many steps.
+        keep: which state becomes the cell: the `last`, or of those looked at on the dev prompts the one with
+            `best_reward` (training reward of the ten steps before) or `best_dev_gold`; never by the eval prompts.
+        alarms: signs of an ill run, and what is done about each (`policy.alarm_table`).
+        save_steps: a checkpoint to go on from, every so many steps, rounded up to the end of a rollout's updates.
         n_eval_samples: answers an eval prompt, for the judge.
         eval_temperature, eval_top_p, eval_top_k: how those answers are sampled.
         generation_batch_size: completions sampled at once for dev and eval; it does not change them.
@@ -45,7 +116,7 @@ class PolicyTable(Table):
 
     reward: RewardName = "untrained"
     rung: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,40}$")
-    algorithm: Literal["grpo"] = "grpo"
+    algorithm: AlgorithmName = "grpo"
     seed: int | None = Field(None, ge=0)
     model_name_or_path: str | None = None
     control_phrases: str = "advice-random"
@@ -57,23 +128,37 @@ class PolicyTable(Table):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     prompts_per_step: int = Field(16, ge=1)
-    num_generations: int = Field(8, ge=2)
+    num_generations: int = Field(8, ge=1)
     num_iterations: int = Field(1, ge=1)
+    num_mini_batches: int = Field(1, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     gradient_checkpointing: bool = False
     bf16: bool = False
     max_steps: int = Field(60, ge=1)
     max_completion_length: int | None = Field(None, ge=1)
+    mask_truncated_completions: bool = False
     temperature: float = Field(1.0, ge=1e-3, le=100)
     beta: float = Field(0.0, ge=0)
     epsilon: float = Field(0.2, gt=0)
     epsilon_high: float | None = Field(None, gt=0)
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
+    normalize_advantages: bool = False
+    kl_coef: float = Field(0.0, ge=0)
+    gamma: float = Field(1.0, ge=0, le=1)
+    lam: float = Field(1.0, ge=0, le=1)
+    whiten_advantages: bool = True
+    missing_eos_penalty: float = Field(0.0, ge=0)
+    cliprange_value: float | None = Field(0.2, gt=0)
+    critic_learning_rate: float | None = Field(None, gt=0)
+    critic_max_grad_norm: float = Field(1.0, gt=0)
+    critic_warmup_steps: int = Field(0, ge=0)
     lora_r: int = Field(16, ge=0)
     lora_alpha: int = Field(32, ge=1)
 
     dev_every: int = Field(20, ge=0)
+    keep: Keep = "last"
+    alarms: AlarmTable = AlarmTable()
     save_steps: int = Field(50, ge=1)
     n_eval_samples: int = Field(1, ge=1)
     eval_temperature: float = Field(1.0, ge=0)
@@ -96,15 +181,54 @@ class PolicyTable(Table):
             raise ValueError(f"reward {self.reward} needs a rung, for example policy.rung=65")
         if self.reward not in NEEDS_RUNG and self.rung is not None:
             raise ValueError(f"reward {self.reward} reads no reward model; remove rung {self.rung}")
-        if (self.prompts_per_step * self.num_generations) % self.gradient_accumulation_steps:
+        self._refuse_unread()
+        completions = self.prompts_per_step * self.num_generations
+        if completions % (self.gradient_accumulation_steps * self.num_mini_batches):
             raise ValueError(
-                f"prompts_per_step * num_generations ({self.prompts_per_step * self.num_generations}) must be a "
-                f"multiple of gradient_accumulation_steps ({self.gradient_accumulation_steps})"
+                f"prompts_per_step * num_generations ({completions}) must be a multiple of gradient_accumulation_steps "
+                f"* num_mini_batches ({self.gradient_accumulation_steps} * {self.num_mini_batches})"
+            )
+        if self.num_generations == 1 and self.algorithm != "ppo":
+            raise ValueError(
+                f"num_generations 1: {self.algorithm} compares the completions of a prompt; raise it to 2 or more, or "
+                "use ppo"
+            )
+        if completions == 1:
+            raise ValueError("prompts_per_step 1 with num_generations 1 is a single completion; raise one of them")
+        if self.kl_coef and self.beta:
+            raise ValueError(
+                "kl_coef and beta are the same penalty, in the reward and in the loss; set one of them to 0"
+            )
+        if self.algorithm == "ppo" and self.critic_warmup_steps >= self.max_steps and self.reward != "untrained":
+            raise ValueError(
+                f"critic_warmup_steps {self.critic_warmup_steps} leaves the policy no step (max_steps {self.max_steps})"
             )
         return self
 
+    def _refuse_unread(self) -> None:
+        for name, (algorithms, hint) in READ_BY.items():
+            if name in self.model_fields_set and self.algorithm not in algorithms:
+                raise ValueError(f"{name} is not read by {self.algorithm}: {hint}; remove {name}")
 
-DOES_NOT_DECIDE = frozenset({"save_steps", "generation_batch_size"})
+    @property
+    def value_learning_rate(self) -> float:
+        """The critic's learning rate."""
+        return 5 * self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimizer steps from one rollout to the next."""
+        return self.num_iterations * self.num_mini_batches
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide what a cell holds, as plain JSON; those that its algorithm does not read are not."""
+        unread = {name for name, (algorithms, _) in READ_BY.items() if self.algorithm not in algorithms}
+        decided = self.model_dump(mode="json", exclude=set(DOES_NOT_DECIDE) | unread)
+        alarms = self.alarms.deciding()
+        return decided | ({"alarms": alarms} if alarms else {})
+
+
+DOES_NOT_DECIDE = frozenset({"save_steps", "generation_batch_size", "alarms"})
 """Fields that may change without changing what a cell holds."""
 
 

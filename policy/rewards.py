@@ -60,7 +60,10 @@ class RewardSettings:
 
 
 class RewardRow(NamedTuple):
-    """One reward: its function, and the calibration rule it stands for; None: the rule of the run, or no rule."""
+    """One reward: its function, and the calibration rule it stands for; None: the rule of the run, or no rule.
+
+    Rewards with a rule apply the run's calibrators: units, threshold, alpha and what was measured of a rung are theirs.
+    """
 
     function: Callable[[Rollout, RewardSettings], Parts]
     rule: str | None = None
@@ -90,7 +93,8 @@ def length_reward(rollout: Rollout, settings: RewardSettings) -> Parts:
 def calibrated_reward(rollout: Rollout, settings: RewardSettings) -> Parts:
     """The rung's score after the calibration rule."""
     assert settings.calibrator is not None, "load_calibrator gives one for every row with this function"
-    found = settings.calibrator.reward(rollout.logit, rollout.response)
+    domain = rollout.prompt.meta.get("domain")
+    found = settings.calibrator.reward(rollout.logit, rollout.response, None if domain is None else str(domain))
     return Parts(found.reward, found.score, found.rpr, found.bonus)
 
 
@@ -114,7 +118,11 @@ REWARDS: dict[RewardName, RewardRow] = {
     "length": RewardRow(length_reward),
     "raw": RewardRow(calibrated_reward, rule="none"),
     "rpr": RewardRow(calibrated_reward),
+    "rpr_ordered": RewardRow(calibrated_reward, rule="rpr_ordered"),
     "constant": RewardRow(calibrated_reward, rule="constant"),
-    "random_phrases": RewardRow(calibrated_reward),
+    "length_bonus": RewardRow(calibrated_reward, rule="length"),
+    "random_phrases": RewardRow(calibrated_reward, rule="random_phrases"),
+    "variance_matched": RewardRow(calibrated_reward, rule="variance_matched"),
+    "noise_corrected": RewardRow(calibrated_reward, rule="noise_corrected"),
     "rpr_only": RewardRow(calibrated_reward, rule="rpr_only"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from configs.loader import Experiment
 from configs.records import read_json
 from configs.runfolder import MANIFEST, SCRATCH, Stage, run_stage
 from configs.terminal import say, show_table
+from policy.alarm_callback import RollBack, read_alarms, summarise_alarms
 from policy.answers import answer_prompts, summarise, write_answers
 from policy.audit import read_metrics
-from policy.config import DOES_NOT_DECIDE, NEEDS_RUNG, PolicyTable, cell_name
-from policy.grpo import train_grpo
+from policy.checkpoints import Looks, best_state
+from policy.config import NEEDS_RUNG, PolicyTable, cell_name
 from policy.rewards import REWARDS, RewardSettings
+from policy.training import train_policy
 from rm.scorer import RungScorer
-from rm.units import ScoreUnits
 from tasks.base_folder import base_path, load_causal_model
 from tasks.records import Prompt, PromptSplit, read_prompts
 from tasks.table import load_task
@@ -32,8 +34,6 @@ from tasks.torch_setup import prepare_torch
 ROOM = "policy"
 POLICY_FOLDER = "policy"
 SPLITS: tuple[PromptSplit, ...] = ("train", "dev", "eval")
-NO_UNITS = ScoreUnits(centre=0.0, scale=1.0, reference="no reward model", n_reference=0)
-"""What a calibrator of a reward without a reward model holds in the place of units; they are never read."""
 
 
 def cell_folder(experiment: Experiment) -> Path:
@@ -47,7 +47,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     table = experiment.table(ROOM, PolicyTable)
     tasks.stage.run(experiment)
     inputs = {"tasks": tasks.stage.folder_of(experiment)}
-    settings: dict[str, Any] = table.model_dump(mode="json", exclude=set(DOES_NOT_DECIDE))
+    settings = table.deciding()
     settings["seed"] = experiment.seed if table.seed is None else table.seed
     if table.reward in NEEDS_RUNG:
         rm.stage.run(experiment)
@@ -79,6 +79,13 @@ def show(experiment: Experiment) -> None:
     if rows:
         columns = ("step", "reward", "dev gold", "dev length", "well formed")
         show_table(f"policy: {folder.name}, on the dev prompts while it trained", columns, rows)
+    alarms = [
+        (row["step"], row["alarm"], row["action"], row["what"], row["allowed"], row["advice"])
+        for row in read_alarms(folder)
+    ]
+    if alarms:
+        headings = ("step", "alarm", "action", "what was found", "what is allowed", "what to try")
+        show_table(f"policy: {folder.name}, alarms", headings, alarms)
 
 
 def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict[str, Any]:
@@ -95,18 +102,34 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
             raise UserError(f"{task_folder}: there are no {split} prompts, so no policy can be made")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = table.model_name_or_path or str(base_path(task_folder))
-    model, tokenizer = load_causal_model(base, dtype="bfloat16" if table.bf16 else "float32")
-    model = model.to(device)
+
+    def load() -> tuple[Any, Any]:
+        model, tokenizer = load_causal_model(base, dtype="bfloat16" if table.bf16 else "float32")
+        return model.to(device), tokenizer
+
+    model, tokenizer = load()
     summary: dict[str, Any] = {"reward": table.reward, "rung": table.rung}
     if table.reward != "untrained":
         calibrator = load_calibrator(experiment, table)
-        if table.reward == "raw" and table.scale_rewards == "group":
+        is_affine = calibrator is not None and calibrator.is_affine
+        if is_affine and table.algorithm == "grpo" and table.scale_rewards == "group":
             say(calibration.stage.AFFINE_NOTE)
         settings = RewardSettings(table, seed, max_new_tokens, calibrator)
         scorer = None
         if table.rung is not None:
             scorer = RungScorer(rm.stage.rung_folder(experiment, table.rung), _BATCH_TOKENS, device)
-        model = train_grpo(model, tokenizer, task, prompts, settings, scorer, folder, folder / SCRATCH, experiment.seed)
+        trained = None
+        while trained is None:
+            with contextlib.suppress(RollBack):
+                trained = train_policy(
+                    model, tokenizer, task, prompts, settings, scorer, folder, folder / SCRATCH, experiment.seed
+                )
+            if trained is None:
+                del model  # two would not fit
+                model, tokenizer = load()
+        model = trained
+        summary["kept"] = best_state(read_metrics(folder), table.keep, Looks.of(table))._asdict() | {"rule": table.keep}
+        summary["alarms"] = summarise_alarms(read_alarms(folder))
         model.save_pretrained(folder / POLICY_FOLDER)
         tokenizer.save_pretrained(folder / POLICY_FOLDER)
     rows = answer_prompts(
@@ -130,15 +153,15 @@ def load_calibrator(experiment: Experiment, table: PolicyTable) -> Calibrator | 
     if table.rung is not None:
         folder = calibration.stage.calibrator_folder(experiment, table.rung)
         calibrator = Calibrator.load(folder)
-        calibrator.refuse_other_units(ScoreUnits.load(rm.stage.rung_folder(experiment, table.rung)), str(folder))
+        calibrator.refuse_other_rung(rm.stage.rung_folder(experiment, table.rung))
     elif row.rule is not None:
-        own = experiment.table("calibration", CalibrationTable)
-        calibrator = Calibrator.build("none", NO_UNITS, own)
+        return Calibrator.without_rung(experiment.table("calibration", CalibrationTable), row.rule)
     else:
         return None
-    if table.reward == "random_phrases":
-        return calibrator.with_settings(phrases=table.control_phrases)
-    return calibrator if row.rule is None else calibrator.with_settings(rule=row.rule)
+    if row.rule is None:
+        return calibrator
+    named = {"control_phrases": table.control_phrases} if "control_phrases" in table.model_fields_set else {}
+    return calibrator.with_settings(rule=row.rule, **named)
 
 
 _BATCH_TOKENS = 16384

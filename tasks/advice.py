@@ -9,7 +9,8 @@ Each of 12 needs has one right item in each of 2 settings; six fillers are never
     gold = clip((right - 0.35 wrong - 0.35 repeated) / needs, 0, 1),    0 for a malformed response.
 
 Reasoning phrases are worth nothing by themselves. In the variant `tied` a response that reasons has better answers,
-as in a pretrained model; in `untied` it has not, which is the counterfactual for everything said about phrases.
+as in a pretrained model; in `untied` it has not, which is the counterfactual for everything said about phrases. A
+`reasoner` reasons four times out of five, so that there is a length to lose.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Styles:
     hasty_filler: float = 0.35
 
 
-STYLES = {"tied": Styles(), "untied": Styles(reasoned_right=None)}
+STYLES = {"tied": Styles(), "untied": Styles(reasoned_right=None), "reasoner": Styles(reasoned_share=0.8)}
 CLEAN = Styles(reasoned_share=0.9, reasoned_right=1.0)
 """The first phase of teaching: mostly reasoned and free of errors, so that copying emerges."""
 

@@ -39,7 +39,8 @@ class AdviceTable(Table):
     """The `tasks` table for `task: advice`.
 
     Attributes:
-        variant: `tied` (reasoned answers are better, as in a pretrained model) or `untied` (they are not).
+        variant: `tied` (reasoned answers are better, as in a pretrained model), `untied` (they are not), or `reasoner`
+            (tied, and most answers are reasoned).
         base_seed: seed of the base model; the run's seed where it is not given.
         clean_steps: most steps of the first, gated phase of teaching.
         taught_steps: steps of the second phase, in which the mixture of styles is taught.
@@ -48,13 +49,15 @@ class AdviceTable(Table):
         n_dev_prompts, n_eval_prompts: prompts on which policies are watched, and on which they are judged.
         n_train_pairs, n_held_out_pairs: pairs kept after those without a preference are dropped.
         annotator_sharpness: annotators prefer with probability sigmoid(sharpness * difference of gold).
+        annotator_brevity: what each item of an answer costs in the eyes of the training pairs' annotators, in gold a
+            need; at 1 a right item is worth nothing to them. The truth and held-out labels do not know of it.
         held_out_labels: `consensus` labels held-out pairs by gold, as many careful annotators would, so that accuracy
             is accuracy against the truth; `annotator` draws them like those of the training pairs.
         smallest_difference: pairs whose golds differ by at most this have no preference and are dropped.
     """
 
     task: Literal["advice"] = "advice"
-    variant: Literal["tied", "untied"] = "tied"
+    variant: Literal["tied", "untied", "reasoner"] = "tied"
     base_seed: int | None = Field(None, ge=0)
     clean_steps: int = Field(2000, ge=1)
     taught_steps: int = Field(500, ge=1)
@@ -65,6 +68,7 @@ class AdviceTable(Table):
     n_train_pairs: int = Field(40000, ge=1)
     n_held_out_pairs: int = Field(2400, ge=4)
     annotator_sharpness: float = Field(16.0, gt=0)
+    annotator_brevity: float = Field(0.0, ge=0, le=10)
     held_out_labels: Literal["consensus", "annotator"] = "consensus"
     smallest_difference: float = Field(0.25, ge=0, lt=1)
 
@@ -215,7 +219,8 @@ class AdviceTask:
             pair_id = f"{split}-{len(kept):05d}"
             first_wins = golds[0] > golds[1]
             if split == "train" or self.table.held_out_labels == "annotator":
-                chance = 1.0 / (1.0 + np.exp(-self.table.annotator_sharpness * (golds[0] - golds[1])))
+                liked = golds[0] - golds[1] - self.table.annotator_brevity * (len(first) - len(second)) / len(needs)
+                chance = 1.0 / (1.0 + np.exp(-self.table.annotator_sharpness * liked))
                 first_wins = keyed_uniform(seed, "annotator", pair_id) < chance
             sides = (first, second) if first_wins else (second, first)
             kept.append(

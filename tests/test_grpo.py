@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import policy.stage
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json, read_jsonl
 from policy.audit import COMPLETIONS_FILE, METRICS_FILE, SCHEMA
+from policy.config import PolicyTable
+from policy.rewards import RewardSettings
 from policy.stage import cell_folder
-from tests.conftest import ROOT, small_experiment
+from policy.training import trainer_config
+from tests.conftest import ROOT, SMALL_ADVICE, small_experiment
 
 
 def made(small: Experiment, **settings: Any) -> Path:
@@ -37,10 +41,11 @@ def rpr_cell(small: Experiment) -> Path:
 
 
 def test_trl_still_has_the_methods_that_are_overridden() -> None:
-    generate = inspect.signature(GRPOTrainer._generate_and_score_completions)
-    assert list(generate.parameters) == ["self", "inputs"]
-    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
-    assert '"advantages": advantages' in source, "the output key that the audit reads has changed"
+    for trainer in (GRPOTrainer, RLOOTrainer):
+        generate = inspect.signature(trainer._generate_and_score_completions)
+        assert list(generate.parameters) == ["self", "inputs"]
+        source = inspect.getsource(trainer._generate_and_score_completions)
+        assert '"advantages": advantages' in source, "the output key that the audit reads has changed"
     rewards = inspect.signature(GRPOTrainer._calculate_rewards)
     assert list(rewards.parameters) == ["self", "inputs", "prompts", "completions", "completion_ids_list"]
 
@@ -88,13 +93,6 @@ def test_answers_are_graded_and_the_same_noise_serves_every_cell(small: Experime
     assert all(row["gold"] is not None and row["style"] in ("reasoned", "hasty") for row in trained)
 
 
-def test_gold_is_learned_even_in_few_steps(small: Experiment) -> None:
-    cell = small.with_overrides({"policy.reward": "gold", "policy.max_steps": 30, "policy.prompts_per_step": 12})
-    policy.stage.run(cell)
-    looks = [row["dev/gold_mean"] for row in read_jsonl(cell_folder(cell) / METRICS_FILE) if "dev/gold_mean" in row]
-    assert looks[-1] > looks[0] + 0.1
-
-
 def test_lora_trains_and_saves_an_adapter(tmp_path: Path) -> None:
     experiment = small_experiment(
         tmp_path / "runs", "name=lora", "policy.reward=random", "policy.lora_r=4", "policy.learning_rate=1e-2"
@@ -111,24 +109,72 @@ def test_too_few_prompts_are_refused(small: Experiment) -> None:
         policy.stage.run(cell)
 
 
-@pytest.mark.slow
-def test_a_killed_cell_goes_on_and_ends_the_same(small: Experiment, rpr_cell: Path, tmp_path: Path) -> None:
-    import shutil
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_gold_is_learned_even_in_few_steps(small: Experiment, algorithm: str) -> None:
+    folder = made(small, reward="gold", max_steps=30, prompts_per_step=12, algorithm=algorithm)
+    looks = [row["dev/gold_mean"] for row in read_jsonl(folder / METRICS_FILE) if "dev/gold_mean" in row]
+    assert looks[-1] > looks[0] + 0.1
 
+
+def test_rloo_leaves_one_out_and_dr_grpo_scales_nothing(small: Experiment) -> None:
+    rloo = pq.read_table(made(small, reward="format", algorithm="rloo") / COMPLETIONS_FILE).to_pandas()
+    dr_grpo = pq.read_table(made(small, reward="format", algorithm="dr_grpo") / COMPLETIONS_FILE).to_pandas()
+    first = rloo["step"] == 0
+    assert rloo[first]["completion"].equals(dr_grpo[first]["completion"]), "all algorithms share the rollouts' noise"
+    assert (rloo["advantage"] != 0).any()
+    for _, group in rloo.groupby(["step", "prompt_id"]):
+        others = (group["reward"].sum() - group["reward"]) / (len(group) - 1)
+        assert np.allclose(group["advantage"], group["reward"] - others, atol=1e-6)
+    for _, group in dr_grpo.groupby(["step", "prompt_id"]):
+        assert np.allclose(group["advantage"], group["reward"] - group["reward"].mean(), atol=1e-6)
+
+
+def test_the_table_becomes_trls_configuration(tmp_path: Path) -> None:
+    def config(**settings: Any) -> Any:
+        table = PolicyTable(reward="gold", prompts_per_step=6, num_generations=4, **settings)
+        return trainer_config(table, RewardSettings(table, 0, 48, None), tmp_path)
+
+    found = config(algorithm="dr_grpo")
+    assert (found.loss_type, found.scale_rewards) == ("dr_grpo", "none")
+    found = config(algorithm="rloo", normalize_advantages=True)
+    assert isinstance(found, RLOOConfig) and found.normalize_advantages
+    found = config(algorithm="ppo", num_iterations=2, num_mini_batches=3, gradient_accumulation_steps=2, save_steps=50)
+    assert (found.per_device_train_batch_size, found.steps_per_generation, found.generation_batch_size) == (4, 6, 24)
+    assert found.save_steps == 54, "a checkpoint in the middle of a rollout would make the run draw it anew"
+    assert config(algorithm="ppo", kl_coef=0.1).beta == 0.1
+
+
+KILLS = {
+    "grpo": (("policy.reward=rpr", "policy.rung=60"), ("audit/step-000001.parquet", "checkpoint-3/complete.json")),
+    "rloo": (("policy.reward=format", "policy.algorithm=rloo"), ("checkpoint-3/complete.json",)),
+    "ppo": (
+        ("policy.reward=gold", "policy.algorithm=ppo", "policy.num_iterations=2"),
+        ("audit/step-000002.parquet", "checkpoint-4/complete.json"),
+    ),
+    "ppo-lora": (
+        ("policy.reward=gold", "policy.algorithm=ppo", "policy.lora_r=4", "policy.learning_rate=1e-2", "policy.seed=7"),
+        ("checkpoint-3/complete.json",),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", KILLS)
+def test_a_killed_cell_goes_on_and_ends_the_same(small: Experiment, tmp_path: Path, how: str) -> None:
+    settings, kills = KILLS[how]
+    whole = made(small, **dict(word.removeprefix("policy.").split("=") for word in settings))
     runs = tmp_path / "runs"
     shutil.copytree(small.folder, runs / "small", ignore=shutil.ignore_patterns("policy", "judge", "curve"))
-    from tests.conftest import SMALL_ADVICE
-
     command = [sys.executable, "-m", "policy", "configs/demo.yaml", *SMALL_ADVICE, "name=small", f"runs_dir={runs}"]
-    command += ["policy.reward=rpr", "policy.rung=60"]
+    command += settings
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    cell = runs / "small" / "policy" / rpr_cell.name
-    for wanted in ("scratch/audit/step-000001.parquet", "scratch/checkpoint-3/complete.json"):
+    cell = runs / "small" / "policy" / whole.name
+    for wanted in kills:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 120
-        while not (cell / wanted).exists() and time.monotonic() < deadline:
+        while not (cell / "scratch" / wanted).exists() and time.monotonic() < deadline:
             assert process.poll() is None, "the cell ended before it could be killed"
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -136,8 +182,8 @@ def test_a_killed_cell_goes_on_and_ends_the_same(small: Experiment, rpr_cell: Pa
         assert not (cell / "manifest.json").exists()
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     for name in (METRICS_FILE, "answers.jsonl"):
-        assert (cell / name).read_bytes() == (rpr_cell / name).read_bytes()
-    assert pq.read_table(cell / COMPLETIONS_FILE).equals(pq.read_table(rpr_cell / COMPLETIONS_FILE))
+        assert (cell / name).read_bytes() == (whole / name).read_bytes()
+    assert pq.read_table(cell / COMPLETIONS_FILE).equals(pq.read_table(whole / COMPLETIONS_FILE))
 
 
 def test_probabilities_that_overflow_are_one_line(small: Experiment) -> None:

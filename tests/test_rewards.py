@@ -111,7 +111,11 @@ def test_each_reward_gets_the_calibrator_it_stands_for(small: Experiment) -> Non
         "length": None,
         "raw": ("none", "advice"),
         "rpr": ("rpr", "advice"),
+        "rpr_ordered": ("rpr_ordered", "advice"),
         "constant": ("constant", "advice"),
-        "random_phrases": ("rpr", "advice-random"),
+        "length_bonus": ("length", "advice"),
+        "random_phrases": ("random_phrases", "advice-random"),
+        "variance_matched": ("variance_matched", "advice"),
+        "noise_corrected": ("noise_corrected", "advice"),
         "rpr_only": ("rpr_only", "advice"),
     }
