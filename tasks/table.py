@@ -9,7 +9,7 @@ from configs.errors import UserError
 from configs.loader import Experiment, Table
 from tasks.advice_world import AdviceTable, AdviceTask
 from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
-from tasks.mathematics import MathematicsTable, MathematicsTask
+from tasks.mathematics.task import MathematicsTable, MathematicsTask
 from tasks.preference.sets import PreferenceTable, PreferenceTask
 from tasks.records import Task
 
