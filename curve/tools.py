@@ -13,6 +13,7 @@ from configs.loader import read_words
 
 if TYPE_CHECKING:
     from calibration.calibrator import Calibrator
+    from rm.serving.file_rewards import RungRewards
     from tasks.records import Response
 
 Words = Sequence[str]
@@ -57,14 +58,36 @@ def serve(words: Words) -> None:
     tool.run(paths, table, None if calibrator is None else partial(calibrated, calibrator))
 
 
+def score(words: Words) -> None:
+    """Rungs over a file; with `calibrator=run`, or `calibrator=FOLDER` for one rung, rewards beside the scores."""
+    import rm.serving.scoring as tool
+
+    named = [word.partition("=")[2] for word in words if word.startswith("calibrator=")]
+    paths, table = read_words([word for word in words if not word.startswith("calibrator=")], tool.ScoreTable, "score")
+    tool.run(paths, table, partial(rewards_of_rung, named[-1]) if named else None)
+
+
+def rewards_of_rung(named: str, rung: Path) -> RungRewards:
+    """The calibrated rewards of a rung, by a folder, or by `run`: the calibrator of the rung's own run.
+
+    Raises:
+        UserError: there is none, or it is of another rung.
+    """
+    from rm.serving.file_rewards import RungRewards
+
+    calibrator = find_calibrator([str(rung)], None if named == "run" else named)
+    if calibrator is None:
+        raise UserError(f"calibrator=run: the run of {rung} holds no calibrator of it; calibrate it, or name a folder")
+    return RungRewards(calibrator.sha256, partial(calibrated, calibrator))
+
+
 def find_calibrator(paths: Sequence[str], named: str | None) -> Calibrator | None:
     """The calibrator of a served rung: the named folder's, or `../../calibration/<rung>/` beside the ladder.
 
     Raises:
-        UserError: the folder holds no calibrator, or one of a rung with other units.
+        UserError: the folder holds no calibrator, or one of another rung.
     """
     from calibration.calibrator import CALIBRATOR_FILE, Calibrator
-    from rm.units import ScoreUnits
 
     if len(paths) != 1:
         return None  # the tool itself asks for one rung
@@ -73,7 +96,7 @@ def find_calibrator(paths: Sequence[str], named: str | None) -> Calibrator | Non
     if not named and not (folder / CALIBRATOR_FILE).exists():
         return None
     calibrator = Calibrator.load(folder)
-    calibrator.refuse_other_units(ScoreUnits.load(rung), str(rung))
+    calibrator.refuse_other_rung(rung)
     return calibrator
 
 
@@ -132,8 +155,8 @@ TOOLS = {
     ),
     "score": Tool(
         "score a file of conversations with one or more rungs; goes on where it stopped",
-        "RUNG [RUNG …] conversations.jsonl output=scores.jsonl [batch_tokens=…] [max_length=…] [key=value …]",
-        file_tool("rm.serving.scoring", "ScoreTable", "score"),
+        "RUNG [RUNG …] conversations.jsonl output=scores.jsonl [calibrator=run|FOLDER] [max_length=…] [key=value …]",
+        score,
     ),
     "serve": Tool(
         "a rung behind HTTP: POST /score, POST /get_reward (OpenRLHF), GET /health",
@@ -155,10 +178,61 @@ TOOLS = {
         "trained.jsonl base.jsonl field=FIELD [prompt=FIELD] [label=FIELD] output=phrases.yaml [key=value …]",
         file_tool("calibration.mining", "MineTable", "mine"),
     ),
+    "samples": Tool(
+        "what a reward did while a policy climbed it: order, rescues and spread by thirds of the training",
+        "CELL [CELL …] [threshold=0.5] [gold_good=0.5] [output=samples.json] [seed=0]",
+        file_tool("calibration.samples", "SamplesTable", "samples"),
+    ),
     "rm check": Tool(
         "does a rung give the same logits alone, batched, padded, packed, saved and in bfloat16?",
         "RUNG [exact_bound=…] [bf16_bound=…] [key=value …]",
         file_tool("rm.check", "CheckTable", "rm check"),
+    ),
+    "judge validate": Tool(
+        "how far a judge agrees with people, from stored texts or by asking it",
+        "pairs.jsonl [FILE …] [judge.kind=openai judge.model=… store=FOLDER] [judges='[NAME]'] [report=page.html] "
+        "[output=figures.json] [key=value …]",
+        file_tool("judge.validate", "ValidateTable", "judge validate"),
+    ),
+    "judge compare": Tool(
+        "all judged cells beside each other: equal length, ranking, Holm, equivalence",
+        "RUN|CELL [CELL …] [margin=0.05] [style=true] [output=figures.json] [key=value …]",
+        file_tool("judge.compare", "CompareTable", "judge compare"),
+    ),
+    "judge report": Tool(
+        "a page of the most decisive, contested and order-inconsistent pairs",
+        "runs/NAME/judge/CELL output=pairs.html [pairs=10]",
+        file_tool("judge.report", "ReportTable", "judge report"),
+    ),
+    "audit-answers": Tool(
+        "how often the checker of mathematics answers errs, by a second, independent one",
+        "answers.jsonl [FILE …] [output=audit] [workers=2] [key=value …]",
+        file_tool("tasks.mathematics.audit_answers", "AuditAnswersTable", "audit-answers"),
+    ),
+    "strategy": Tool(
+        "how answers are reached, by code or by language, before and after: shares, accuracies, transitions",
+        "before.jsonl [after.jsonl …] | counts.csv [output=flows] [key=value …]",
+        file_tool("tasks.strategy.report", "StrategyTable", "strategy"),
+    ),
+    "export": Tool(
+        "a trained policy as a plain Transformers or PEFT folder, proven to give the same logits",
+        "CELL output=FOLDER [merge=true|false] [dtype=…] [base=…]",
+        file_tool("policy.export", "ExportTable", "export"),
+    ),
+    "best-of-n": Tool(
+        "what a reward is worth on a policy's own answers: best-of-n curve, accuracy on pairs, spread",
+        "CELL|FILE [rung=FOLDER] [calibrator=FOLDER] [n=[1,2,4,8]] [phases=3] [output=figures.json]",
+        file_tool("policy.best_of_n", "BestOfNTable", "best-of-n"),
+    ),
+    "policy-speed": Tool(
+        "how fast a policy's update is here, beside the same algorithm on TRL's padded path",
+        "[algorithm=grpo|ppo] [shape=tiny|3b|7b] [rollout=replay|vllm] [output=figures.json] [key=value …]",
+        file_tool("policy.speed", "PolicySpeedTable", "policy-speed"),
+    ),
+    "plan": Tool(
+        "how many prompts and seeds a difference of win rates takes to be seen",
+        "[CELL …] [difference=0.05] [sd_seeds=…] [comparisons=…] [output=plan.json] [key=value …]",
+        file_tool("judge.plan", "PlanTable", "plan"),
     ),
     "speed": Tool(
         "how fast reward models train and score here, beside TRL's trainer and a padded pipeline",

@@ -1,4 +1,4 @@
-"""Every command that the README shows works as written, on experiments made small."""
+"""Every command that the README and the pages in docs show works as written, on experiments made small."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from configs.records import read_json
 from curve.cli import COMMANDS, main
 from tests.conftest import ROOT, SMALL_ADVICE
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text(encoding="utf-8")
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 SWEEP = "curve.sweep=[{reward: [raw, rpr], rung: [60]}]"
 
 
 def shown_commands() -> list[str]:
-    """The lines of the README's shell blocks, without comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    """The lines of the pages' shell blocks, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     lines = [line.partition("  #")[0].split("   #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -40,12 +42,14 @@ def test_the_make_targets_exist() -> None:
 
 def test_every_experiment_is_listed() -> None:
     for path in (ROOT / "configs").glob("*.yaml"):
-        assert f"`{path.name}`" in README, f"{path.name} is not in the README"
+        assert f"`{path.name}`" in TEXT, f"{path.name} stands on no page"
 
 
 def test_linked_files_are_there() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    assert all(f"docs/{page.name}" in README for page in PAGES[1:])
 
 
 def test_the_stage_examples_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,3 +111,21 @@ def test_served_rewards_are_the_calibrators(small: Experiment) -> None:
     assert reasoned >= plain
     assert broken == found.settings.malformed_reward
     assert read_answer("no tags").answer == "no tags" and read_answer(tagged).answer == "take it"
+
+
+def test_one_calibrator_gives_the_same_reward_to_a_policy_a_file_and_a_request(
+    small: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rung = small.folder / "rm" / "rung-60"
+    texts = ["take it", "<think>first , i need to go . next ,</think><answer>take it</answer>", "<answer>x</answer>"]
+    Path("a.jsonl").write_text("".join(json.dumps({"prompt": "Hi", "response": text}) + "\n" for text in texts))
+    assert main(["score", str(rung), "a.jsonl", "output=s.jsonl", "calibrator=run"]) == 0
+    cells = [row["scores"]["rung-60"] for row in read_jsonl(Path("s.jsonl"))]
+    found = find_calibrator([str(rung)], None)
+    assert found is not None
+    served = calibrated(found, [cell["logit"] for cell in cells], texts)
+    asked = [found.reward(cell["logit"], read_answer(text)).reward for cell, text in zip(cells, texts, strict=True)]
+    assert [cell["reward"] for cell in cells] == served == asked
+    assert main(["score", str(rung), "a.jsonl", "output=s.jsonl"]) == 2  # begun with rewards
+    assert main(["score", str(rung), "a.jsonl", "output=t.jsonl", f"calibrator={tmp_path}"]) == 2
