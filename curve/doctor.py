@@ -155,7 +155,7 @@ def _memory(experiment: Experiment) -> tuple[bool, str]:
 def _endpoint(experiment: Experiment) -> tuple[bool, str]:
     table = experiment.table("judge", JudgeTable)
     if table.kind != "openai":
-        return True, "the judge is the world's gold; no endpoint is needed"
+        return True, f"the judge is {table.kind}; no endpoint is needed"
     import openai
 
     client = openai.OpenAI(base_url=table.base_url, api_key=table.api_key(), timeout=ENDPOINT_TIMEOUT_S, max_retries=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,14 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "rpr": ("#d1495b", "s", "with RPR compensation"),
     "constant": ("#8d6a9f", "^", "with a constant bonus"),
     "random_phrases": ("#8c8c5a", "v", "with random phrases"),
+    "rpr_ordered": ("#e08e45", "D", "with ordered RPR"),
+    "length_bonus": ("#b8860b", "P", "with a bonus by length"),
+    "variance_matched": ("#4f9da6", "X", "stretched to another spread"),
+    "noise_corrected": ("#5c4d7d", "*", "cut and corrected for noise"),
 }
 """Colour, marker and label of each reward that has rungs."""
+OTHER_STYLE = ("#555555", "x", "")
+"""Of a reward that is not in the table."""
 BOUNDS: dict[str, tuple[str, str, str]] = {
     "gold": ("#2e8b57", "-", "gold reward (bound)"),
     "rpr_only": ("#d1495b", ":", "RPR only, no reward model"),
@@ -34,10 +41,14 @@ BOUNDS: dict[str, tuple[str, str, str]] = {
     "length": ("#b8860b", ":", "length reward"),
 }
 """Colour, line and label of each reward without a rung, drawn as a level."""
+LINES = ("-", "--", ":", "-.")
+"""Line of the first, second, … curve of a reward: routes and algorithms are curves of their own."""
 SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none"}
 
 
-def draw(path: Path, points: Sequence[Point], curve: Sequence[Point], title: str) -> None:
+def draw(
+    path: Path, points: Sequence[Point], curve: Sequence[Point], title: str, fits: Sequence[dict[str, Any]] = ()
+) -> None:
     """Write the figure as `path` with the endings .png and .svg.
 
     Args:
@@ -45,6 +56,7 @@ def draw(path: Path, points: Sequence[Point], curve: Sequence[Point], title: str
         points: one a cell; drawn as small markers where several seeds stand behind a mean.
         curve: one a reward and rung (`points.over_seeds`).
         title: of the figure.
+        fits: of the curves (`curve.fits`); where a knee is identified, its interval is shaded.
     """
     panels = [("quality", "win rate against the untrained policy (ties half)")]
     if all(row["gold_mean"] is not None for row in curve):
@@ -54,6 +66,11 @@ def draw(path: Path, points: Sequence[Point], curve: Sequence[Point], title: str
         for axis, (column, label) in zip([axes] if len(panels) == 1 else axes, panels, strict=True):
             draw_panel = _panel if any(row["rung"] for row in curve) else _levels
             draw_panel(axis, points, curve, column, label)
+            for fit in fits if column == "quality" else ():
+                if fit["identified"]:
+                    colour = STYLES.get(fit["reward"], OTHER_STYLE)[0]
+                    axis.axvspan(100 * fit["lo"], 100 * fit["hi"], color=colour, alpha=0.08, linewidth=0, zorder=0)
+                    axis.axvline(100 * fit["knee"], color=colour, alpha=0.4, linewidth=0.9, linestyle=":", zorder=0)
         figure.suptitle(title, fontweight="bold")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         if labels:
@@ -68,14 +85,19 @@ def draw(path: Path, points: Sequence[Point], curve: Sequence[Point], title: str
 
 def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: str, label: str) -> None:
     for reward, (colour, line, name) in BOUNDS.items():
-        for row in curve:
-            if row["reward"] == reward:
-                axis.axhline(row[column], color=colour, linestyle=line, linewidth=1.1, label=name, zorder=1)
-                low, high = _interval(row, points, column)
-                if low is not None:
-                    axis.axhspan(low, high, color=colour, alpha=0.07, linewidth=0, zorder=0)
-    for reward, (colour, marker, name) in STYLES.items():
-        rows = sorted((r for r in curve if r["reward"] == reward), key=lambda r: r["rm_accuracy"])
+        levels = [row for row in curve if row["reward"] == reward]
+        for row in levels:
+            shown = name if len(levels) == 1 else f"{name} ({row['algorithm']})"
+            axis.axhline(row[column], color=colour, linestyle=line, linewidth=1.1, label=shown, zorder=1)
+            low, high = _interval(row, points, column)
+            if low is not None:
+                axis.axhspan(low, high, color=colour, alpha=0.07, linewidth=0, zorder=0)
+    kinds = list(dict.fromkeys((row["route"], row["algorithm"]) for row in curve if row["rung"]))
+    rewards = dict.fromkeys([*STYLES, *(row["reward"] for row in curve if row["rung"])])
+    for reward, (place, kind) in itertools.product(rewards, enumerate(kinds)):
+        colour, marker, name = STYLES.get(reward, (*OTHER_STYLE[:2], reward))
+        rows = [r for r in curve if r["reward"] == reward and (r["route"], r["algorithm"]) == kind]
+        rows.sort(key=lambda r: r["rm_accuracy"])
         if not rows:
             continue
         x = [100 * row["rm_accuracy"] for row in rows]
@@ -95,14 +117,15 @@ def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: 
             color=colour,
             marker=marker,
             markersize=5,
+            linestyle=LINES[place % len(LINES)],
             linewidth=1.6,
             elinewidth=0.9,
             capsize=2.5,
-            label=name,
+            label=name if len(kinds) == 1 else f"{name} ({', '.join(map(str, kind))})",
             zorder=3,
         )
-        if any(row["n_seeds"] > 1 for row in rows):
-            own = [p for p in points if p["reward"] == reward]
+        own = [p for p in points if p["reward"] == reward and (p["route"], p["algorithm"]) == kind]
+        if len(own) > len(rows):
             axis.scatter(
                 [100 * p["rm_accuracy"] for p in own], [p[column] for p in own], s=9, color=colour, alpha=0.45, zorder=2
             )
@@ -132,5 +155,6 @@ def _interval(row: Point, points: Sequence[Point], column: str) -> tuple[Any, An
     """The interval of a mean: of quality as in the row; of gold from the one cell behind it, else none."""
     if column == "quality":
         return row["quality_lo"], row["quality_hi"]
-    own = [p for p in points if p["reward"] == row["reward"] and p["rung"] == row["rung"]]
+    names = ("reward", "rung", "route", "algorithm")
+    own = [p for p in points if all(p[name] == row[name] for name in names)]
     return (own[0]["gold_mean_lo"], own[0]["gold_mean_hi"]) if len(own) == 1 else (None, None)

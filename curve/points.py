@@ -13,9 +13,12 @@ from scipy import stats
 
 from configs.loader import Experiment
 from configs.records import read_json, read_jsonl, write_bytes
+from configs.runfolder import is_finished
 from curve.cells import Cell
+from judge.judged_cells import read_judged_cell
 from policy.answers import ANSWERS_FILE
 from policy.audit import read_metrics
+from rm.rung_digest import CARD_FILE
 
 POINTS_FILE = "points.csv"
 CURVE_FILE = "curve.csv"
@@ -47,6 +50,13 @@ COLUMNS = (
     "well_formed_share",
     "dev_gold_peak",
     "dev_gold_final",
+    "dev_n_prompts",
+    "rm_j",
+    "rm_j_lo",
+    "rm_j_hi",
+    "judge",
+    "judge_consistency",
+    "judge_n_both_orders",
 )
 CURVE_COLUMNS = (
     "reward",
@@ -61,6 +71,9 @@ CURVE_COLUMNS = (
     "interval_over",
     "gold_mean",
     "length_mean",
+    "route",
+    "algorithm",
+    "n_rm_seeds",
 )
 
 Point = dict[str, Any]
@@ -80,7 +93,10 @@ def _point(experiment: Experiment, cell: Cell, ladder: dict[str, Any], rung: dic
     answers = list(read_jsonl(cell.folder(experiment) / ANSWERS_FILE))
     looks = [row["dev/gold_mean"] for row in read_metrics(cell.folder(experiment)) if "dev/gold_mean" in row]
     known = all(look is not None for look in looks) and bool(looks)
+    dev_prompts = [row["dev/n"] for row in read_metrics(cell.folder(experiment)) if "dev/n" in row]
     trained = cell.table.reward != "untrained"
+    card = read_json(experiment.folder / "rm" / rung["folder"] / CARD_FILE) if rung else {}
+    j = (card.get("at_score_threshold") or {}).get("j", {})
     return {
         "cell": cell.name,
         "rung": cell.table.rung,
@@ -99,37 +115,75 @@ def _point(experiment: Experiment, cell: Cell, ladder: dict[str, Any], rung: dic
         "well_formed_share": sum(row["status"] == "ok" for row in answers) / len(answers),
         "dev_gold_peak": max(looks) if known else None,
         "dev_gold_final": looks[-1] if known else None,
+        "dev_n_prompts": dev_prompts[-1] if dev_prompts else None,
+        "rm_j": j.get("estimate"),
+        "rm_j_lo": j.get("lo"),
+        "rm_j_hi": j.get("hi"),
+        "judge": judged.get("judge"),
+        "judge_consistency": judged.get("consistency"),
+        "judge_n_both_orders": judged.get("n_both_orders"),
     }
 
 
-def over_seeds(points: Sequence[Point]) -> list[Point]:
-    """One row a reward and rung: the mean over seeds with its interval.
+def outcomes_by_prompt(judged: Path, cells: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Quality of each cell on each prompt, the mean over its pairs; without prompts that have no verdict.
 
-    With several seeds the interval is Student's t over seeds, the unit that was repeated; with one seed it is the
-    prompt bootstrap of that cell, which says nothing about other seeds. `interval_over` says which.
+    Args:
+        judged: the judge's room of a run.
+        cells: their names; those that are not finished there are left out.
     """
-    groups: dict[tuple[str, str | None], list[Point]] = {}
+    found: dict[str, dict[str, float]] = {}
+    for cell in cells:
+        if not is_finished(judged / cell):
+            continue
+        values: dict[str, list[float]] = {}
+        for outcome in read_judged_cell(judged / cell).outcomes:
+            if outcome.quality is not None:
+                values.setdefault(outcome.prompt_id, []).append(outcome.quality)
+        found[cell] = {prompt: statistics.fmean(qualities) for prompt, qualities in values.items()}
+    return found
+
+
+def over_seeds(points: Sequence[Point]) -> list[Point]:
+    """One row a reward, rung, route and algorithm: the mean over seeds with its interval.
+
+    The interval is Student's t over the highest unit that was repeated: `rm_seeds` (each the mean of its policies), or
+    `seeds` of the policy; with one of each it is the prompt bootstrap of that cell, which says nothing about other
+    seeds. `interval_over` says which. Accuracy and its bounds are means over the reward models.
+    """
+    groups: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        groups.setdefault((point["reward"], point["rung"]), []).append(point)
+        groups.setdefault(tuple(point[name] for name in ("reward", "rung", "route", "algorithm")), []).append(point)
     rows = []
-    for (reward, rung), members in groups.items():
+    for (reward, rung, route, algorithm), members in groups.items():
+        by_rm: dict[int | None, list[Point]] = {}
+        for member in members:
+            by_rm.setdefault(member["rm_seed"], []).append(member)
         qualities = [member["quality"] for member in members]
         low, high, over = members[0]["quality_lo"], members[0]["quality_hi"], "prompts"
-        if len(members) > 1:
+        if len(by_rm) > 1:
+            qualities = [statistics.fmean(member["quality"] for member in group) for group in by_rm.values()]
+            low, high, over = *_t_interval(qualities), "rm_seeds"
+        elif len(members) > 1:
             low, high, over = *_t_interval(qualities), "seeds"
         golds = [member["gold_mean"] for member in members]
+        models = [group[0] for group in by_rm.values()]
+        accuracies = ("rm_accuracy", "rm_accuracy_lo", "rm_accuracy_hi")
         rows.append(
             {
                 "reward": reward,
                 "rung": rung,
-                **{name: members[0][name] for name in ("rm_accuracy", "rm_accuracy_lo", "rm_accuracy_hi")},
-                "n_seeds": len(members),
+                **{name: statistics.fmean(m[name] for m in models) if rung else None for name in accuracies},
+                "n_seeds": len({member["seed"] for member in members}),
                 "quality": statistics.fmean(qualities),
                 "quality_lo": low,
                 "quality_hi": high,
                 "interval_over": over,
                 "gold_mean": None if None in golds else statistics.fmean(golds),
                 "length_mean": statistics.fmean(member["length_mean"] for member in members),
+                "route": route,
+                "algorithm": algorithm,
+                "n_rm_seeds": len(by_rm) if rung else 0,
             }
         )
     return rows

@@ -26,6 +26,7 @@ def write_report(
     points: Sequence[Point],
     curve: Sequence[Point],
     findings: Sequence[str],
+    analysis: dict[str, Any],
     missing: Sequence[str],
 ) -> None:
     """Render the report.
@@ -36,18 +37,21 @@ def write_report(
         figure: the PNG to embed.
         points, curve: rows of `points.csv` and `curve.csv`.
         findings: plain sentences on what was found.
+        analysis: as in `analysis.json` (`curve.analysis.analyse`).
         missing: names of cells that are not there.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["cell"] = _cell
+    environment.filters["estimate"] = _estimate
     page = environment.get_template(TEMPLATE).render(
         name=experiment.name,
         figure="data:image/png;base64," + base64.b64encode(figure.read_bytes()).decode(),
         alternative="Quality of the policy against the accuracy of its reward model; the numbers are in the table.",
         findings=findings,
         missing=missing,
+        analysis=analysis,
         curve_columns=CURVE_COLUMNS,
         curve=curve,
         point_columns=COLUMNS,
@@ -123,6 +127,11 @@ def _stages(experiment: Experiment) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _estimate(record: Any) -> str:
+    """A value with its interval, from a record of the analysis; a dash where there is none."""
+    return "–" if not record else interval(record["value"], record["lo"], record["hi"])
 
 
 def _cell(value: Any) -> str:

@@ -17,13 +17,25 @@ import rm.stage
 import tasks.stage
 from configs.errors import UserError
 from configs.loader import Experiment
-from configs.records import sha256_of_record, write_bytes
+from configs.records import read_json, sha256_of_record, write_bytes, write_json
 from configs.runfolder import Stage, is_finished, run_stage
 from configs.terminal import interval, say, show_table
+from curve.analysis import ANALYSIS_FILE, CLAIM_COLUMNS, CLAIMS_FILE, analyse, claim_rows, sentences_of
 from curve.cells import Cell, expand
 from curve.config import CurveTable
+from curve.contrasts import MARGIN
 from curve.figure import draw
-from curve.points import COLUMNS, CURVE_COLUMNS, CURVE_FILE, POINTS_FILE, Point, gather, over_seeds, write_table
+from curve.points import (
+    COLUMNS,
+    CURVE_COLUMNS,
+    CURVE_FILE,
+    POINTS_FILE,
+    Point,
+    gather,
+    outcomes_by_prompt,
+    over_seeds,
+    write_table,
+)
 from curve.report import findings_of, write_report
 from curve.workers import LOG_FILE, Job, run_side_by_side
 from policy.config import NEEDS_RUNG
@@ -51,7 +63,7 @@ def run(experiment: Experiment) -> str | None:
     made = [cell for cell in cells if cell.name not in failed]
     if not any(cell.table.reward == "untrained" for cell in made):
         raise UserError(f"untrained: failed ({failed['untrained']}); without it nothing can be judged")
-    with judge.stage.Sitting(experiment) as sitting:
+    with judge.stage.Sitting(experiment, [cell.name for cell in made]) as sitting:
         for cell in made:
             judge.stage.judge_cell(experiment, cell.name, sitting)
     draw_curve(experiment, made, sorted(failed))
@@ -101,7 +113,7 @@ def draw_curve(experiment: Experiment, cells: Sequence[Cell], missing: Sequence[
     table = experiment.table(ROOM, CurveTable)
     inputs = {f"policy/{cell.name}": cell.folder(experiment) for cell in cells}
     inputs |= {f"judge/{cell.name}": experiment.folder / "judge" / cell.name for cell in cells}
-    settings = table.model_dump(mode="json", exclude={"workers"}) | {"missing": list(missing)}
+    settings = table.model_dump(mode="json", exclude={"workers"}) | {"missing": list(missing), "margin": MARGIN}
     stage = Stage(ROOM, folder_of(experiment), settings, experiment.seed, inputs, derived=True)
 
     def work(folder: Path) -> dict[str, Any]:
@@ -110,8 +122,14 @@ def draw_curve(experiment: Experiment, cells: Sequence[Cell], missing: Sequence[
         findings = findings_of(points)
         write_table(folder / POINTS_FILE, COLUMNS, points)
         write_table(folder / CURVE_FILE, CURVE_COLUMNS, curve)
-        draw(folder / "curve", points, curve, table.title)
-        write_report(folder / "report.html", experiment, folder / "curve.png", points, curve, findings, missing)
+        outcomes = outcomes_by_prompt(experiment.folder / "judge", [cell.name for cell in cells])
+        analysis = analyse(points, outcomes, experiment.seed)
+        write_json(folder / ANALYSIS_FILE, analysis)
+        write_table(folder / CLAIMS_FILE, CLAIM_COLUMNS, claim_rows(analysis["claims"]))
+        draw(folder / "curve", points, curve, table.title, analysis["fits"])
+        write_report(
+            folder / "report.html", experiment, folder / "curve.png", points, curve, findings, analysis, missing
+        )
         return {"points": len(points), "findings": findings, "missing": list(missing)}
 
     return run_stage(stage, work)
@@ -142,4 +160,7 @@ def show(experiment: Experiment) -> None:
     )
     for finding in findings_of(points):
         say(f"- {finding}")
+    if (folder / ANALYSIS_FILE).exists():
+        for sentence in sentences_of(read_json(folder / ANALYSIS_FILE)):
+            say(f"- {sentence}")
     say(f"\nFigure: {folder / 'curve.png'}\nReport: {folder / 'report.html'}\nPoints: {folder / POINTS_FILE}")

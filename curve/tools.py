@@ -194,6 +194,11 @@ TOOLS = {
         "[output=figures.json] [key=value …]",
         file_tool("judge.validate", "ValidateTable", "judge validate"),
     ),
+    "judge answers": Tool(
+        "let a judge compare any two files of answers to the same prompts",
+        "A.jsonl B.jsonl output=FOLDER kind=openai model=… [max_cost=…] [key=value …]",
+        file_tool("judge.answer_files", "AnswersTable", "judge answers"),
+    ),
     "judge compare": Tool(
         "all judged cells beside each other: equal length, ranking, Holm, equivalence",
         "RUN|CELL [CELL …] [margin=0.05] [style=true] [output=figures.json] [key=value …]",
@@ -228,6 +233,11 @@ TOOLS = {
         "how fast a policy's update is here, beside the same algorithm on TRL's padded path",
         "[algorithm=grpo|ppo] [shape=tiny|3b|7b] [rollout=replay|vllm] [output=figures.json] [key=value …]",
         file_tool("policy.speed", "PolicySpeedTable", "policy-speed"),
+    ),
+    "rate": Tool(
+        "a page on this machine on which a person rates pairs blind",
+        "FOLDER rater=NAME [port=8001]",
+        file_tool("judge.rating_page", "RateTable", "rate"),
     ),
     "plan": Tool(
         "how many prompts and seeds a difference of win rates takes to be seen",

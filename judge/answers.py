@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from configs.errors import UserError
 from configs.records import read_jsonl
-from judge.verdicts import Order, VerdictStatus, Winner
+from judge.verdicts import Order, Shown, Verdict, VerdictStatus, Winner, mapped
 from tasks.records import Prompt
 
 ANSWERS_FILE = "answers.jsonl"
@@ -139,3 +139,34 @@ def settle(pair: Pair) -> tuple[VerdictStatus, Winner] | None:
     if pair.a.answer == pair.b.answer:
         return "identical", "tie"
     return None
+
+
+def verdict_of(
+    question: Question,
+    verdict: Shown | None,
+    status: VerdictStatus,
+    *,
+    raw: str | None = None,
+    model: str | None = None,
+    usage: dict[str, int] | None = None,
+    request: str | None = None,
+    error: str | None = None,
+    level: float | None = None,
+) -> Verdict:
+    """The record of one question's verdict."""
+    answer = question.pair.a
+    return Verdict(
+        question.pair.pair_id,
+        answer.prompt_id,
+        answer.sample,
+        question.order,
+        verdict,
+        mapped(verdict, question.order),
+        status,
+        raw=raw,
+        model=model,
+        usage=usage,
+        request=request,
+        error=error,
+        level=level,
+    )

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from configs.errors import UserError
 from configs.loader import Table
 
-JudgeKind = Literal["gold", "openai", "gold_endpoint"]
-PromptName = Literal["pairwise", "paper"]
+JudgeKind = Literal["gold", "openai", "gold_endpoint", "rung", "people"]
+PromptName = Literal["pairwise", "paper", "graded"]
 Disagreement = Literal["tie", "pooled"]
 
 GOLD_MODEL = "gold"
@@ -23,24 +23,46 @@ _ALIAS_FAMILY = re.compile(r"(gpt-|chatgpt-|o\d|claude-|gemini-)", re.IGNORECASE
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}|20\d{6}|-(\d{4}|0\d{2})(-preview)?$")
 
 
+class PriceTable(Table):
+    """Dollars per million tokens: of prompts (`input`) and of replies (`output`), outside of batches."""
+
+    input: float = Field(ge=0.0)
+    output: float = Field(ge=0.0)
+
+
 class JudgeTable(Table):
     """Keys of `judge:`.
 
     Attributes:
         kind: `gold_endpoint`: the world's gold behind a local `/v1/chat/completions`, asked over HTTP like any model;
-            `openai`: any OpenAI-compatible endpoint; `gold`: the world's gold compared directly.
+            `openai`: any OpenAI-compatible endpoint; `gold`: the world's gold compared directly; `rung`: a reward
+            model's scores compared; `people`: ratings made with `rewardladder rate` or in a spreadsheet.
         model: the model asked by `openai`, with its date; an alias such as `gpt-4o` changes under one's feet.
         base_url: the endpoint of `openai`.
         api_key_env: name of the environment variable with the key; null for an endpoint that wants none.
-        prompt: a file of `judge/prompts`, without `.txt`.
-        structured: ask the endpoint for a JSON schema (the reply is parsed from its text either way).
+        prompt: a file of `judge/prompts`, without `.txt`: `pairwise`, `graded` (five levels instead of three) or
+            `paper` (the paper's question and its three sentences). It decides how verdicts are read.
+        prompt_file: a text of your own in its place, with the same placeholders and the same form of verdict.
+        structured: ask the endpoint for a JSON schema. null: where the prompt's verdict is JSON, and without one where
+            the endpoint refuses; true: always; false: never. The verdict is read from the reply's text either way.
         temperature: null sends none, for models that allow none.
         max_tokens: limit of a reply, in tokens; a reply cut there is `truncated` and has no verdict.
+        max_tokens_field: what the endpoint calls that limit; newer OpenAI models want `max_completion_tokens`.
+        repeats: how often each order is asked; the majority of its readable verdicts is the order's verdict.
         concurrency: requests in flight at once.
         requests_per_minute: the endpoint's limit; null for none.
+        tokens_per_minute: likewise, of prompts and the longest replies together; null for none.
+        max_cost: dollars that all runs of this experiment may spend on this model together; null for no cap.
+        price: what the endpoint takes, where `judge/prices.yaml` does not say.
+        ask: false shows what would be asked and what it costs, and asks nothing.
+        batch: hand the requests in through OpenAI's Batch API, at half the price and within a day; what is under way
+            is collected by running the same command again.
+        poll_s: seconds between two looks at a batch.
         timeout_s: seconds until a request counts as lost.
         max_retries: further tries after a failure that may pass (429, 5xx, time-outs, garbage).
-        margin: gold judges call a difference of at most this a tie, in gold units (0..1).
+        margin: gold and rungs call a difference of at most this a tie, in gold or score units (0..1).
+        rung: the folder of the reward model that `rung` compares with.
+        min_raters: people have to rate each pair so often; the majority decides, and no majority is a tie.
         disagreement: one pair, two orders, two verdicts: `tie` (a win must hold in both orders) or `pooled` (each order
             counts half, the paper's share of all verdicts).
         resamples: bootstrap resamples.
@@ -52,14 +74,25 @@ class JudgeTable(Table):
     base_url: str = OPENAI_URL
     api_key_env: str | None = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     prompt: PromptName = "pairwise"
-    structured: bool = False
+    prompt_file: str | None = Field(default=None, min_length=1)
+    structured: bool | None = None
     temperature: float | None = Field(default=0.0, ge=0.0, le=2.0)
     max_tokens: int = Field(default=1024, ge=1)
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    repeats: int = Field(default=1, ge=1, le=64)
     concurrency: int = Field(default=32, ge=1, le=1024)
     requests_per_minute: float | None = Field(default=None, gt=0.0)
+    tokens_per_minute: float | None = Field(default=None, gt=0.0)
+    max_cost: float | None = Field(default=None, gt=0.0)
+    price: PriceTable | None = None
+    ask: bool = True
+    batch: bool = False
+    poll_s: float = Field(default=30.0, gt=0.0)
     timeout_s: float = Field(default=120.0, gt=0.0)
     max_retries: int = Field(default=6, ge=0, le=20)
     margin: float = Field(default=0.01, ge=0.0, lt=1.0)
+    rung: str | None = Field(default=None, min_length=1)
+    min_raters: int = Field(default=1, ge=1)
     disagreement: Disagreement = "tie"
     resamples: int = Field(default=10_000, ge=100)
     baseline: str = Field(default="untrained", min_length=1)
@@ -77,9 +110,20 @@ class JudgeTable(Table):
             raise ValueError(f"base_url must begin with http:// or https://, found {url.scheme or 'no scheme'}")
         if url.username or url.password or url.query:
             raise ValueError("base_url must hold no key; put it into the environment and name it in api_key_env")
-        if self.structured and self.prompt != "pairwise":
-            raise ValueError("structured needs the prompt pairwise; the verdict of the prompt paper is a sentence")
+        if self.structured and self.prompt == "paper":
+            raise ValueError("structured needs the prompt pairwise or graded; a verdict of the prompt paper is no JSON")
+        if self.repeats > 1 and self.temperature == 0.0:
+            raise ValueError("repeats differ only where the judge draws: set temperature above 0, or null")
+        if self.batch and self.kind != "openai":
+            raise ValueError(f"batch is for kind openai; {self.kind} has no Batch API")
+        if (self.kind == "rung") != (self.rung is not None):
+            raise ValueError("rung, the folder of a reward model, is needed with kind rung and only there")
         return self
+
+    @property
+    def asks_for_json(self) -> bool:
+        """Whether requests hold a JSON schema to begin with."""
+        return self.prompt != "paper" if self.structured is None else self.structured
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the results, for the stage's fingerprint.
@@ -114,9 +158,11 @@ class JudgeTable(Table):
 
 
 _ALWAYS = ("kind", "disagreement", "resamples", "baseline")
-_ASKED = ("prompt", "structured", "temperature", "max_tokens")
+_ASKED = ("prompt", "structured", "temperature", "max_tokens", "max_tokens_field", "repeats")
 DECIDING: dict[JudgeKind, tuple[str, ...]] = {
     "gold": (*_ALWAYS, "margin"),
+    "rung": (*_ALWAYS, "margin", "rung"),
+    "people": (*_ALWAYS, "min_raters"),
     "gold_endpoint": (*_ALWAYS, *_ASKED, "margin"),
     "openai": (*_ALWAYS, *_ASKED, "model", "base_url"),
 }

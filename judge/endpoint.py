@@ -9,31 +9,30 @@ that will not pass ends the run when it concerns every request (a wrong key), an
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import openai
-from aiolimiter import AsyncLimiter
+import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from configs.errors import UserError
-from configs.keyed import keyed_uniform
 from configs.terminal import progress_bar
-from judge.store import ChatRequest, Reply, ReplyStore
+from judge.budget import Price, Tokens, counted, dollars, most, usual
+from judge.rate_limit import Pace, retry_after_s, wait_s
+from judge.replies import Failure, LastingFailure, PassingFailure, one_line, read_reply, said_in_error, without_key
+from judge.store import ChatRequest, Claim, Cost, Reply, ReplyStore
 
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 60.0
 LONGEST_RETRY_AFTER_S = 900.0
 """An endpoint that asks for more is treated as failing; the next run asks again."""
 BREAKER = 20
-"""So many failures in a row, without a reply between them, end the run."""
-ERROR_LENGTH = 300
-SHORTEST_SECRET = 8
+"""So many requests given up in a row, without a reply between them, end the run."""
+BREAKER_TRIES, BREAKER_S = 2, 60.0
+"""So many failed tries for each request in flight, and so many seconds, without a reply end the run too: where each try
+takes minutes to time out, nothing is given up for a long time."""
 PASSING_STATUS = (408, 409, 425, 429)
 POLL_S = 0.1
 """Seconds between two looks at requests that another process on the same store is asking."""
@@ -50,34 +49,25 @@ class Endpoint:
     requests_per_minute: float | None = None
     timeout_s: float = 120.0
     max_retries: int = 6
+    tokens_per_minute: float | None = None
+    price: Price | None = None
+    max_cost: float | None = None
+    batch: bool = False
+    poll_s: float = 30.0
+    model: str = ""
 
+    @property
+    def account(self) -> str:
+        """Who is paid, as it stands in the store's ledger."""
+        return f"{self.model} at {self.base_url}" + (" in batches" if self.batch else "")
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a request has no reply, in one line. `passing` failures are worth another run."""
-
-    error: str
-    passing: bool
+    def cost(self, request: ChatRequest) -> Cost:
+        """The most that a request can cost here."""
+        return Cost(self.account, most(request.body), self.price, self.max_cost)
 
 
 Named = tuple[str, ChatRequest]
 """A request and its key."""
-
-
-class PassingFailure(Exception):
-    """A failure that may pass, and after how many seconds the endpoint wants to be asked again."""
-
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-
-
-class LastingFailure(Exception):
-    """A failure of this one request that asking again, at least in this run, will not mend."""
-
-    def __init__(self, reason: str, passing: bool = False) -> None:
-        super().__init__(reason)
-        self.passing = passing
 
 
 def ask_all(
@@ -91,6 +81,23 @@ def ask_all(
     Raises:
         UserError: the endpoint refuses the key or does not know the model, or everything fails.
     """
+    answered = _answers(requests, endpoint, store, what)
+    failures = [outcome for outcome in answered.values() if isinstance(outcome, Failure)]
+    if failures and len(failures) == len(answered):
+        raise UserError(gave_up(endpoint, len(failures), failures[-1]))
+    return [answered[request.key] for request in requests]
+
+
+def ask_one(
+    request: ChatRequest, endpoint: Endpoint, store: ReplyStore, what: str = "first request"
+) -> Reply | Failure:
+    """Answer one request, whose failure says nothing of the others."""
+    return _answers([request], endpoint, store, what)[request.key]
+
+
+def _answers(
+    requests: Sequence[ChatRequest], endpoint: Endpoint, store: ReplyStore, what: str
+) -> dict[str, Reply | Failure]:
     unique = {request.key: request for request in requests}
     answered: dict[str, Reply | Failure] = {}
     for key in unique:
@@ -98,12 +105,24 @@ def ask_all(
         if reply is not None:
             answered[key] = reply
     missing = {key: request for key, request in unique.items() if key not in answered}
-    if missing:
-        answered.update(asyncio.run(_Asking(endpoint, store, bool(answered)).ask(missing, what)))
-    failures = [outcome for outcome in answered.values() if isinstance(outcome, Failure)]
-    if failures and len(failures) == len(answered):
-        raise UserError(gave_up(endpoint, len(failures), failures[-1]))
-    return [answered[request.key] for request in requests]
+    if missing and endpoint.batch:
+        from judge.batch_api import ask_in_batches  # which asks this module what an endpoint is
+
+        answered.update(ask_in_batches(missing, endpoint, store, what))
+    elif missing:
+        refuse_open_batches(store)
+        largest = max(sum(astuple(usual(request.body))) for request in missing.values())
+        answered.update(asyncio.run(_Asking(endpoint, store, bool(answered), largest).ask(missing, what)))
+    return answered
+
+
+def refuse_open_batches(store: ReplyStore) -> None:
+    """A request in an open batch is being paid for; asking it here too would pay for it twice."""
+    if store.open_batches():
+        raise UserError(
+            f"judge: {len(store.batched()):,} requests are in batches that were handed in and not collected; run the "
+            "same command with judge.batch=true to collect them"
+        )
 
 
 def gave_up(endpoint: Endpoint, times: int, last: Failure) -> str:
@@ -114,108 +133,74 @@ def gave_up(endpoint: Endpoint, times: int, last: Failure) -> str:
     )
 
 
-def read_reply(completion: Any) -> Reply:
-    """A chat completion, as parsed from JSON, as a record.
-
-    Raises:
-        PassingFailure: it is not a chat completion (an error page, no choices, content that is no text).
-    """
-    try:
-        choice = completion["choices"][0]
-        message = choice["message"]
-        content, refusal, finish_reason = message.get("content"), message.get("refusal"), choice.get("finish_reason")
-        usage = completion.get("usage") or {}
-        tokens = {
-            name: int(usage[name]) for name in ("prompt_tokens", "completion_tokens") if usage.get(name) is not None
-        }
-        model, fingerprint = completion.get("model"), completion.get("system_fingerprint")
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise PassingFailure("the reply is no chat completion") from None
-    if not all(isinstance(text, (str, type(None))) for text in (content, refusal, finish_reason, model, fingerprint)):
-        raise PassingFailure("the reply is no chat completion of text")
-    if content is None and not refusal and finish_reason not in ("length", "content_filter"):
-        raise PassingFailure("the reply has no content")
-    return Reply(
-        _storable(content) or "",
-        _storable(refusal),
-        finish_reason,
-        _storable(model),
-        _storable(fingerprint),
-        tokens or None,
-    )
-
-
-def without_key(reply: Reply, key: str) -> Reply:
-    """The reply without the key, which an endpoint that echoes the request's headers puts into its words.
-
-    A key shorter than `SHORTEST_SECRET` is a placeholder for an endpoint that wants none, and may be part of a word.
-    """
-    if len(key) < SHORTEST_SECRET:
-        return reply
-    clean: dict[str, Any] = {
-        name: value.replace(key, "[key]") if isinstance(value, str) else value for name, value in asdict(reply).items()
-    }
-    return Reply(**clean)
-
-
 class _Asking:
     """One run of requests against one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, store: ReplyStore, any_reply: bool) -> None:
+    def __init__(self, endpoint: Endpoint, store: ReplyStore, any_reply: bool, largest: int) -> None:
         self.endpoint = endpoint
+        self.address = f"{endpoint.base_url.rstrip('/')}/chat/completions"
         self.store = store
         self.any_reply = any_reply
-        self.held_until = 0.0
         self.failed_in_a_row = 0
+        self.tries_in_a_row = 0
+        self.last_reply_at = time.monotonic()
         self.answered: dict[str, Reply | Failure] = {}
         self.asked_elsewhere: list[Named] = []
-        self.limiter = _limiter(endpoint.requests_per_minute)
+        self.pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute, largest)
 
     async def ask(self, missing: dict[str, ChatRequest], what: str) -> dict[str, Reply | Failure]:
         left = list(missing.items())
-        loopback = urlsplit(self.endpoint.base_url).hostname in LOOPBACK
-        http = openai.DefaultAsyncHttpxClient(
-            trust_env=not loopback,  # a proxy from the environment would be asked for 127.0.0.1 too
-            timeout=self.endpoint.timeout_s,
-        )
         with progress_bar(len(missing), what) as bar:
-            async with openai.AsyncOpenAI(
-                base_url=self.endpoint.base_url, api_key=self.endpoint.api_key, max_retries=0, http_client=http
-            ) as client:
+            async with _session(self.endpoint) as session:
                 while left:
                     self.asked_elsewhere = []
-                    await self._work_together(client, left, bar)
+                    await self._work_together(session, left, bar)
                     if len(self.asked_elsewhere) == len(left):
                         await asyncio.sleep(POLL_S)
                     left = self.asked_elsewhere
         return self.answered
 
-    async def _work_together(self, client: openai.AsyncOpenAI, left: list[Named], bar: Any) -> None:
+    async def _work_together(self, session: aiohttp.ClientSession, left: list[Named], bar: Any) -> None:
         waiting = iter(left)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.endpoint.concurrency, len(left))):
-                    group.create_task(self._work(client, waiting, bar))
+                    group.create_task(self._work(session, waiting, bar))
         except BaseExceptionGroup as errors:
             for_users, rest = errors.split(UserError)
             if rest is not None or for_users is None:
                 raise
             raise for_users.exceptions[0] from None
 
-    async def _work(self, client: openai.AsyncOpenAI, waiting: Iterator[Named], bar: Any) -> None:
+    async def _work(self, session: aiohttp.ClientSession, waiting: Iterator[Named], bar: Any) -> None:
         for key, request in waiting:
-            if not self.store.claim(key):
+            claim = await self._claim(key, self.endpoint.cost(request))
+            if claim != "mine":
                 self.asked_elsewhere.append((key, request))
                 continue
+            lost = True  # where this task is cancelled with its request in flight
             try:
                 # Looked up under the claim: another process may have got the reply a moment ago.
-                self.answered[key] = self.store.get(key) or await self._answer(client, key, request)
+                self.answered[key] = self.store.get(key) or await self._answer(session, key, request)
+                lost = False
+            except UserError:
+                lost = False  # the endpoint refused, or the store did
+                raise
             finally:
-                self.store.release(key)
-            bar.update()
+                self.store.release(key, lost and self.any_reply)
+            self._show(bar)
 
-    async def _answer(self, client: openai.AsyncOpenAI, key: str, request: ChatRequest) -> Reply | Failure:
+    async def _claim(self, key: str, cost: Cost) -> Claim:
+        """Reserve a request; near the cap, wait until what is in flight has shown what it costs."""
+        while (claim := self.store.claim(key, cost)) == "over the cap":
+            if self.store.reserved(cost.account) == Tokens() or cost.price is None or cost.cap is None:
+                raise UserError(over_the_cap(cost.price, cost.cap, self.store.spent(cost.account)))
+            await asyncio.sleep(POLL_S)
+        return claim
+
+    async def _answer(self, session: aiohttp.ClientSession, key: str, request: ChatRequest) -> Reply | Failure:
         tries = self.endpoint.max_retries + 1
+        cost = self.endpoint.cost(request)
         try:
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(tries),
@@ -224,50 +209,75 @@ class _Asking:
                 reraise=True,
             ):
                 with attempt:
-                    reply = await self._ask_once(client, request)
+                    reply = await self._ask_once(session, key, request)
         except PassingFailure as error:
             return self._failed(Failure(f"{error} ({tries} tries)", passing=True))
         except LastingFailure as error:
             return self._failed(Failure(str(error), error.passing))
-        self.failed_in_a_row, self.any_reply = 0, True
-        return self.store.put(key, request, reply)
+        self.failed_in_a_row, self.tries_in_a_row, self.any_reply = 0, 0, True
+        self.last_reply_at = time.monotonic()
+        return self.store.put(key, request, reply, cost.account, counted(reply.usage, cost.tokens))
 
-    async def _ask_once(self, client: openai.AsyncOpenAI, request: ChatRequest) -> Reply:
-        while (left := self.held_until - time.monotonic()) > 0:
-            await asyncio.sleep(left)
-        if self.limiter is not None:
-            await self.limiter.acquire()
+    async def _ask_once(self, session: aiohttp.ClientSession, key: str, request: ChatRequest) -> Reply:
+        usually = usual(request.body)
+        await self.pace.turn(usually.prompt + usually.reply)
         try:
-            # The generic request: the typed one walks through all messages, at an eighth of the time of a request.
-            completion = await client.post("/chat/completions", body=request.body, cast_to=object)
-            if isinstance(completion, str):  # what came was not called JSON
-                completion = json.loads(completion)
-        except openai.APIStatusError as error:
-            raise self._judged(error) from None
-        except openai.APIConnectionError as error:
-            cause = f": {error.__cause__}" if error.__cause__ else ""
-            raise PassingFailure(self._clean(f"{type(error).__name__}{cause}")) from None
-        except (ValueError, RecursionError):
-            raise PassingFailure("the reply is no JSON") from None
-        return without_key(read_reply(completion), self.endpoint.api_key)
+            async with session.post(self.address, data=json.dumps(request.body).encode()) as response:
+                content = await response.read()
+            if response.status == 200:
+                return without_key(read_reply(json.loads(content)), self.endpoint.api_key)
+        except (PassingFailure, aiohttp.ClientError, OSError, ValueError, RecursionError, TimeoutError) as error:
+            self._stumbled()
+            if not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+                self.store.count_lost(key)  # it may have been sent, and paid for
+                self._stay_under_the_cap(self.endpoint.cost(request))
+            raise PassingFailure(self._clean(_in_words(error, self.endpoint.timeout_s))) from None
+        raise self._judged(response.status, content, response.headers)
 
-    def _judged(self, error: openai.APIStatusError) -> Exception:
+    def _stay_under_the_cap(self, cost: Cost) -> None:
+        """A lost try leaves its reservation for the next one, which has to fit as well."""
+        if cost.price is None or cost.cap is None:
+            return
+        in_flight = self.store.reserved(cost.account)
+        if cost.price.of(self.store.spent(cost.account) + in_flight) > cost.cap:
+            raise LastingFailure("a further try could cost more than judge.max_cost leaves", passing=True)
+
+    def _stumbled(self) -> None:
+        """Count a try that failed; when nothing else has happened for long enough, the endpoint is gone."""
+        self.tries_in_a_row += 1
+        silent_s = time.monotonic() - self.last_reply_at
+        if self.tries_in_a_row >= BREAKER_TRIES * self.endpoint.concurrency and silent_s >= BREAKER_S:
+            raise UserError(
+                f"judge: {self.endpoint.base_url} failed {self.tries_in_a_row} tries in {silent_s:.0f} s without a "
+                "reply between them; see that it is reachable and run the same command again, replies so far are kept"
+            )
+
+    def _show(self, bar: Any) -> None:
+        """Move the bar; it shows the rate, the time left and what was spent."""
+        if self.endpoint.price is not None:
+            spent = self.store.spent(self.endpoint.account)
+            bar.set_postfix_str(f"{dollars(self.endpoint.price.of(spent))} spent", refresh=False)
+        bar.update()
+
+    def _judged(self, status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
         """What a status means: it may pass, it concerns this request, or it concerns all of them."""
-        status = error.status_code
-        line = self._clean(f"HTTP {status}: {error.message}")
+        message, code = said_in_error(content)
+        line = self._clean(f"HTTP {status}: {message}")
         where = f"judge: {self.endpoint.base_url}"
         if status == 401 or (status == 403 and not self.any_reply):  # later, 403 is moderation of one text
             return UserError(f"{where} refuses the key ({line}); look at the variable that judge.api_key_env names")
         if status == 404:
             return UserError(f"{where} knows no such address or model ({line}); look at judge.base_url and judge.model")
-        if error.code == "insufficient_quota":
+        if code == "insufficient_quota":
             return UserError(f"{where} says that the quota is used up ({line}); the replies so far are kept")
         if status in PASSING_STATUS or status >= 500:
-            retry_after = _retry_after_s(error.response.headers)
+            if status != 429:
+                self._stumbled()
+            retry_after = retry_after_s(headers)
             if retry_after is not None and retry_after > LONGEST_RETRY_AFTER_S:
                 return LastingFailure(f"{line}; asked to wait {retry_after:.0f} s", passing=True)
             if retry_after is not None:
-                self.held_until = max(self.held_until, time.monotonic() + retry_after)
+                self.pace.hold(retry_after)
             return PassingFailure(line, retry_after)
         return LastingFailure(line)
 
@@ -280,45 +290,39 @@ class _Asking:
         return failure
 
     def _clean(self, text: str) -> str:
-        """One short line without the key, which some endpoints repeat in their errors."""
-        line = " ".join(text.split()).replace(self.endpoint.api_key, "[key]")
-        return line if len(line) <= ERROR_LENGTH else f"{line[:ERROR_LENGTH]}…"
+        return one_line(text, self.endpoint.api_key)
 
 
-def _limiter(requests_per_minute: float | None) -> AsyncLimiter | None:
-    """A leaky bucket of one second's requests: a bucket of a minute's would begin with a storm."""
-    if requests_per_minute is None:
-        return None
-    burst = max(1.0, requests_per_minute / 60)
-    return AsyncLimiter(burst, burst * 60 / requests_per_minute)
+def over_the_cap(price: Price | None, cap: float | None, spent: Tokens) -> str:
+    """The sentence for a cap that leaves no room for a further request."""
+    paid = f"{dollars(price.of(spent))} are spent, and " if price is not None else ""
+    return (
+        f"judge: {paid}the next request could cost more than judge.max_cost ({dollars(cap or 0.0)}) leaves; the "
+        "replies so far are kept, raise the cap and run the same command again"
+    )
+
+
+def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
+    """Connections for one run. The `openai` package would take three times the time of a request for its own work."""
+    loopback = urlsplit(endpoint.base_url).hostname in LOOPBACK
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=endpoint.timeout_s),
+        headers={"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"},
+        trust_env=not loopback,  # a proxy from the environment would be asked for 127.0.0.1 too
+    )
+
+
+def _in_words(error: BaseException, timeout_s: float) -> str:
+    if isinstance(error, PassingFailure):
+        return str(error)
+    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no reply within {timeout_s:g} s"
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return f"no connection: {error or type(error).__name__}"
+    return "the reply is no JSON"
 
 
 def _wait_s(state: RetryCallState, key: str) -> float:
-    """Seconds before the next try: what the endpoint asked for, else doubling, with jitter keyed by the request."""
     error = state.outcome.exception() if state.outcome is not None else None
-    jitter = keyed_uniform(0, "retry", key, state.attempt_number)
-    if isinstance(error, PassingFailure) and error.retry_after is not None:
-        return error.retry_after * (1 + 0.1 * jitter)
-    return float(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (state.attempt_number - 1)) * (0.5 + jitter))
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a `Retry-After` header (a number or a date, or milliseconds in `retry-after-ms`); None without one."""
-    milliseconds, text = headers.get("retry-after-ms"), headers.get("retry-after")
-    try:
-        if milliseconds is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        if text is None:
-            return None
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text or "").timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _storable(text: str | None) -> str | None:
-    """The text without lone surrogates, which JSON can carry and UTF-8 cannot."""
-    return None if text is None else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return wait_s(state.attempt_number, error.retry_after if isinstance(error, PassingFailure) else None, key)

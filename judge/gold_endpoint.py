@@ -89,23 +89,30 @@ def by_margin(gold_first: float, gold_second: float, margin: float) -> Shown:
 def serve_gold(judge: GoldJudge, prompt: PromptName) -> Iterator[LocalEndpoint]:
     """Serve a gold judge on a free port of 127.0.0.1 in a thread, and stop it at the end."""
     key = secrets.token_urlsafe(16)
+    app = _application(lambda body: _complete(judge, prompt, body), key)
+    with serve_app(app, "the gold endpoint did not start on 127.0.0.1; use judge.kind=gold instead") as port:
+        yield LocalEndpoint(f"http://127.0.0.1:{port}/v1", key)
+
+
+@contextlib.contextmanager
+def serve_app(app: Starlette, failed: str) -> Iterator[int]:
+    """Serve an application on a free port of 127.0.0.1 in a thread, and stop it at the end; yields the port."""
     # The protocol is named because asyncio switches Nagle's algorithm off only for sockets that say TCP; with it, every
     # reply waits 40 ms for an acknowledgement.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
-    app = _application(lambda body: _complete(judge, prompt, body), key)
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
     )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="gold endpoint", daemon=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="local server", daemon=True)
     thread.start()
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not server.started:
             if not thread.is_alive() or time.monotonic() > deadline:
-                raise UserError("judge: the gold endpoint did not start on 127.0.0.1; use judge.kind=gold instead")
+                raise UserError(f"judge: {failed}")
             time.sleep(0.01)
-        yield LocalEndpoint(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", key)
+        yield int(listening.getsockname()[1])
     finally:
         server.should_exit = True
         thread.join(STOP_TIMEOUT_S)

@@ -8,35 +8,22 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.errors import UserError
 from configs.records import sha256_of_record
 from judge.answers import Question
+from judge.answers import verdict_of as verdict_of
+from judge.asking import Asking
+from judge.budget import price_of
 from judge.config import GOLD_MODEL, JudgeKind, JudgeTable
-from judge.endpoint import Endpoint, Failure, ask_all
+from judge.endpoint import Endpoint
 from judge.gold_endpoint import GoldJudge, by_margin, serve_gold
-from judge.prompting import load_prompt, render, shown_texts
-from judge.store import STORE_FILE, ChatRequest, Reply, ReplyStore
-from judge.verdicts import Shown, Verdict, VerdictStatus, is_refusal, mapped, read_verdict
+from judge.people import PEOPLE_FOLDER, RatedPairs
+from judge.store import STORE_FILE, ReplyStore
+from judge.verdicts import Verdict
 from tasks.records import Prompt, Task
 
 Decide = Callable[[Sequence[Question], str], list[Verdict]]
 """Decide questions; the text names them on the progress bar. One verdict a question, in their order."""
-
-VERDICT_SCHEMA = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "verdict",
-        "strict": True,
-        "schema": {
-            "type": "object",
-            "properties": {
-                "reason": {"type": "string"},
-                "verdict": {"type": "string", "enum": ["first", "second", "tie"]},
-            },
-            "required": ["reason", "verdict"],
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +68,21 @@ def model_over_http(court: Court) -> Iterator[Decide]:
     table = court.table
     key = table.api_key()
     with ReplyStore(court.folder / STORE_FILE) as store:
-        yield _asking(table, _endpoint(table, table.base_url, key), table.model, table.base_url, store)
+        endpoint = Endpoint(
+            table.base_url,
+            key,
+            concurrency=table.concurrency,
+            requests_per_minute=table.requests_per_minute,
+            timeout_s=table.timeout_s,
+            max_retries=table.max_retries,
+            tokens_per_minute=table.tokens_per_minute,
+            price=price_of(table),
+            max_cost=table.max_cost,
+            batch=table.batch,
+            poll_s=table.poll_s,
+            model=table.model,
+        )
+        yield Asking(table, endpoint, table.base_url, store, announced=True).decide
 
 
 @contextlib.contextmanager
@@ -92,106 +93,37 @@ def gold_over_http(court: Court) -> Iterator[Decide]:
     judged_by = f"gold of {sha256_of_record([court.task_settings, table.margin])}"
     judge = GoldJudge(court.load_task(), court.prompts, table.margin)
     with ReplyStore(court.folder / STORE_FILE) as store, serve_gold(judge, table.prompt) as local:
-        yield _asking(table, _endpoint(table, local.base_url, local.api_key), GOLD_MODEL, judged_by, store)
-
-
-def chat_request(question: Question, table: JudgeTable, model: str, judged_by: str) -> ChatRequest:
-    """The request for one question."""
-    prompt = render(load_prompt(table.prompt), shown_texts(question))
-    body: dict[str, object] = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": table.max_tokens,
-    }
-    if table.temperature is not None:
-        body["temperature"] = table.temperature
-    if table.structured:
-        body["response_format"] = VERDICT_SCHEMA
-    return ChatRequest(judged_by, body)
-
-
-def read_outcome(question: Question, request: ChatRequest, outcome: Reply | Failure, table: JudgeTable) -> Verdict:
-    """The verdict in a reply, or why there is none.
-
-    A reply that was cut has no verdict even where its text so far names one, because the last one offered counts.
-    """
-    if isinstance(outcome, Failure):
-        return verdict_of(
-            question, None, "error" if outcome.passing else "rejected", request=request.key, error=outcome.error
+        endpoint = Endpoint(
+            local.base_url,
+            local.api_key,
+            concurrency=table.concurrency,
+            timeout_s=table.timeout_s,
+            max_retries=table.max_retries,
+            model=GOLD_MODEL,
         )
-    verdict = read_verdict(outcome.content, table.prompt)
-    status: VerdictStatus = "ok"
-    if outcome.refusal or outcome.finish_reason == "content_filter":
-        status = "refused"
-    elif outcome.finish_reason == "length":
-        status = "truncated"
-    elif verdict is None:
-        status = "refused" if is_refusal(outcome.content) else "unreadable"
-    return verdict_of(
-        question,
-        verdict if status == "ok" else None,
-        status,
-        raw=outcome.refusal or outcome.content,
-        model=outcome.model,
-        usage=outcome.usage,
-        request=request.key,
-    )
+        yield Asking(table, endpoint, judged_by, store, announced=False).decide
 
 
-def verdict_of(
-    question: Question,
-    verdict: Shown | None,
-    status: VerdictStatus,
-    *,
-    raw: str | None = None,
-    model: str | None = None,
-    usage: dict[str, int] | None = None,
-    request: str | None = None,
-    error: str | None = None,
-) -> Verdict:
-    """The record of one question's verdict."""
-    answer = question.pair.a
-    return Verdict(
-        question.pair.pair_id,
-        answer.prompt_id,
-        answer.sample,
-        question.order,
-        verdict,
-        mapped(verdict, question.order),
-        status,
-        raw=raw,
-        model=model,
-        usage=usage,
-        request=request,
-        error=error,
-    )
+@contextlib.contextmanager
+def rung_scores(court: Court) -> Iterator[Decide]:
+    """A reward model's scores, compared; it reads the conversation and each answer by itself, so order is nothing."""
+    from judge.rung_judge import RungJudge  # needs torch, which no other judge does
+
+    if court.table.rung is None:
+        raise UserError("judge.rung: name the folder of the reward model that judges")
+    yield RungJudge(Path(court.table.rung).expanduser(), court.table.margin).decide
 
 
-def _asking(table: JudgeTable, endpoint: Endpoint, model: str, judged_by: str, store: ReplyStore) -> Decide:
-    def decide(questions: Sequence[Question], what: str) -> list[Verdict]:
-        requests = [chat_request(question, table, model, judged_by) for question in questions]
-        outcomes = ask_all(requests, endpoint, store, what)
-        return [
-            read_outcome(question, request, outcome, table)
-            for question, request, outcome in zip(questions, requests, outcomes, strict=True)
-        ]
-
-    return decide
-
-
-def _endpoint(table: JudgeTable, base_url: str, key: str) -> Endpoint:
-    return Endpoint(
-        base_url,
-        key,
-        concurrency=table.concurrency,
-        requests_per_minute=table.requests_per_minute,
-        timeout_s=table.timeout_s,
-        max_retries=table.max_retries,
-    )
+@contextlib.contextmanager
+def people(court: Court) -> Iterator[Decide]:
+    """People who rated the pairs blind, in a spreadsheet or on the local page."""
+    yield RatedPairs(court.folder / PEOPLE_FOLDER, court.table.min_raters).decide
 
 
 JUDGES: dict[JudgeKind, Callable[[Court], AbstractContextManager[Decide]]] = {
     "gold": gold_directly,
     "openai": model_over_http,
     "gold_endpoint": gold_over_http,
+    "rung": rung_scores,
+    "people": people,
 }

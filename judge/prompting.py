@@ -36,17 +36,19 @@ class Texts(NamedTuple):
 
 
 @cache
-def load_prompt(name: PromptName) -> str:
-    """The text of a prompt file.
+def load_prompt(name: PromptName, file: str | None = None) -> str:
+    """The text of a prompt file: our own of that name, or the user's in its place.
 
     Raises:
-        UserError: the file is missing, or a placeholder does not stand in it exactly once.
+        UserError: the file cannot be read, or a placeholder does not stand in it exactly once.
     """
-    path = PROMPTS / f"{name}.txt"
+    path = PROMPTS / f"{name}.txt" if file is None else Path(file).expanduser()
     try:
         template = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such prompt file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as a prompt in UTF-8 ({error})") from None
     check_template(template, str(path))
     return template
 
@@ -116,17 +118,33 @@ def read_rendered(rendered: str) -> Texts | None:
 def attempts(text: str) -> list[str]:
     """How a text under judgement tries to speak to the judge, by the names of `ATTEMPTS`; mostly empty.
 
-    Looked for in the text after Unicode compatibility folding and without invisible characters. Nothing is removed from
-    what the judge reads: attempts are counted, and the delimiters and the grammar make them idle.
+    Looked for in English, in the text as a reader would see it and as a model may (see `_readings`). Nothing is removed
+    from what the judge reads: attempts are counted, and the delimiters and the grammar make them idle.
     """
-    folded = unicodedata.normalize("NFKC", text)
-    visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
-    return [name for name, pattern in ATTEMPTS.items() if pattern.search(visible)]
+    readings = _readings(text)
+    return [name for name, pattern in ATTEMPTS.items() if any(pattern.search(reading) for reading in readings)]
 
 
 def count_attempts(texts: Sequence[str | None]) -> int:
     """How many texts hold at least one attempt."""
     return sum(bool(text and attempts(text)) for text in texts)
+
+
+def _readings(text: str) -> list[str]:
+    """A text without its disguises: compatibility forms, invisible characters, accents, letters that look alike.
+
+    Characters of the block of tags are invisible copies of ASCII; where there are any, what they spell is a reading of
+    its own. Where the direction of writing is overridden, so is the text backwards.
+    """
+    folded = unicodedata.normalize("NFKD", text)
+    visible = "".join(c for c in folded if unicodedata.category(c) not in ("Cf", "Mn", "Me")).translate(LOOKALIKES)
+    readings = [visible]
+    tags = "".join(chr(ord(c) - TAGS.start) for c in text if ord(c) in TAGS)
+    if tags:
+        readings.append(tags)
+    if any(c in text for c in OVERRIDES):
+        readings.append(visible[::-1])
+    return readings
 
 
 def _block(label: str, text: str, mark: str) -> str:
@@ -144,22 +162,35 @@ def _encodable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+LOOKALIKES = str.maketrans("аеорсухіѕԁјһαορν", "aeopcyxisdjhaopv")
+"""Cyrillic and Greek letters in the place of Latin ones."""
+TAGS = range(0xE0000, 0xE0080)
+OVERRIDES = ("\u202e", "\u2067", "\u202b")
 ATTEMPTS = {
     "verdict": re.compile(
-        r"#\s?[12] is better|[\"']?verdict[\"']?\s*[:=]|\[\[[ABC12]\]\]|"
-        r"\b(response|answer|assistant) (1|2|a|b|one|two) (is|was) (clearly |much )?(better|best|the winner)",
+        r"#\s?[12] is better|[\\\"'<]*verdict[\\\"'>]*\s*[:=>]|\[\[[ABC12][<>=]*[ABC12]?\]\]|"
+        r"\b(response|answer|assistant) (1|2|a|b|one|two) (is|was) (clearly |much )?(better|best|the winner)|"
+        r"\b(first|second) (response|answer|assistant) (is (clearly |much )?(better|best)|wins)|"
+        r"\bwinner\s*[:=]",
         re.IGNORECASE,
     ),
-    "delimiter": re.compile(r"<<<\s*/?\s*(END|CONVERSATION|RESPONSE|USER|ASSISTANT|SYSTEM)\b", re.IGNORECASE),
+    "delimiter": re.compile(
+        r"<<<\s*/?\s*(END|CONVERSATION|RESPONSE|USER|ASSISTANT|SYSTEM)\b|"
+        r"\[(the )?(start|end) of (the )?(assistant|response|answer|conversation)|</?(response|answer)_?[12ab]>",
+        re.IGNORECASE,
+    ),
     "turn": re.compile(
-        r"<\|(im_start|im_end|system|user|assistant|eot_id|start_header_id)\|?>|^\s*#*\s*(system|judge)\s*:",
+        r"<\|(im_start|im_end|system|user|assistant|eot_id|start_header_id|endoftext)\|?>|\[/?INST\]|<</?SYS>>|"
+        r"^\s*#*\s*(system|judge|human|assistant)\s*:",
         re.IGNORECASE | re.MULTILINE,
     ),
     "instruction": re.compile(
-        r"\b(ignore|disregard|forget)\b.{0,40}\b(instruction|prompt|above|previous|rules?)|"
-        r"\b(dear|note to( the)?|attention,?) (judge|evaluator|grader)|"
-        r"\b(judge|evaluator|grader)s? (must|should|please)\b|"
-        r"\b(choose|prefer|pick|select|vote for|rate) (this|my|the first|the second) (response|answer)",
+        r"\b(ignore|disregard|forget|override)\b.{0,40}\b(instruction|prompt|above|previous|rules?)|"
+        r"\b(dear|note to( the)?|attention,?|message to( the)?|hello,?) (judge|evaluator|grader|reviewer)|"
+        r"\b(judge|evaluator|grader|reviewer)s? (must|should|please)\b|"
+        r"\byou are (now )?(the|a|an) (\w+ )?(judge|grader)|"
+        r"\b(choose|prefer|pick|select|vote for|rate) (this|my|the first|the second) (response|answer)|"
+        r"\boutput (exactly|only)\b.{0,40}\b(first|second|#\s?[12]|verdict)",
         re.IGNORECASE,
     ),
 }

@@ -27,6 +27,7 @@ from judge.judges import Court, Decide, open_judge, verdict_of
 from judge.prompting import count_attempts, load_prompt
 from judge.statistics import Estimate, cluster_bootstrap, compare, order_effects
 from judge.verdicts import ORDERS, Outcome, Verdict, combine, shown
+from rm.rung_digest import rung_digest
 from tasks.records import Task, read_prompts
 
 ROOM = "judge"
@@ -38,10 +39,17 @@ DIGITS = 12
 
 
 class Sitting:
-    """One judge for as long as a process needs it; it is opened at the first pair that needs one."""
+    """One judge for as long as a process needs it; it is opened at the first pair that needs one.
 
-    def __init__(self, experiment: Experiment) -> None:
+    Args:
+        experiment: the experiment.
+        cells: what will be judged. An endpoint that costs is asked about all of them together, so that the preview is
+            of all of them, and a batch holds them all.
+    """
+
+    def __init__(self, experiment: Experiment, cells: Sequence[str] = ()) -> None:
         self.experiment = experiment
+        self.cells = cells
         self.table = experiment.table("judge", JudgeTable)
         self._stack = ExitStack()
         self._decide: Decide | None = None
@@ -62,7 +70,19 @@ class Sitting:
                 self.experiment.tables["tasks"],
             )
             self._decide = self._stack.enter_context(open_judge(court))
+            if self.table.kind in ("openai", "people"):
+                together = [question for cell in self.cells for question in self._questions(cell)]
+                if len(together) > len(questions):
+                    self._decide(together, f"judging {len(self.cells)} cells")
         return self._decide(questions, what)
+
+    def _questions(self, cell: str) -> list[Question]:
+        """What a judge has to look at for a cell; nothing where it is judged already, or cannot be."""
+        folders = folders_of(self.experiment, cell, self.table.baseline)
+        if is_finished(self.experiment.folder / ROOM / cell) or not all(map(is_finished, folders.values())):
+            return []
+        pairs = pair_answers(folders["cell"], folders["baseline"], read_prompts(folders["tasks"], "eval"))
+        return [Question(pair, order) for pair in pairs if settle(pair) is None for order in ORDERS]
 
     def __enter__(self) -> Sitting:
         return self
@@ -87,41 +107,54 @@ def judge_cell(experiment: Experiment, cell: str, sitting: Sitting | None = None
         with Sitting(experiment) as own:
             return judge_cell(experiment, cell, own)
     table = sitting.table
-    folders = {
-        "tasks": experiment.folder / "tasks",
-        "cell": experiment.folder / "policy" / cell,
-        "baseline": experiment.folder / "policy" / table.baseline,
-    }
+    folders = folders_of(experiment, cell, table.baseline)
     for folder in folders.values():
         open_finished(folder)
     settings = {**table.deciding(), "cell": cell}
     if "prompt" in settings:
-        settings["prompt_text"] = load_prompt(table.prompt)
+        settings["prompt_text"] = load_prompt(table.prompt, table.prompt_file)
+    if table.rung is not None:
+        settings["rung_digest"] = rung_digest(Path(table.rung).expanduser())
     stage = Stage(ROOM, experiment.folder / ROOM / cell, settings, experiment.seed, folders)
 
     def work(inside: Path) -> dict[str, Any]:
         prompts = read_prompts(folders["tasks"], "eval")
         pairs = pair_answers(folders["cell"], folders["baseline"], prompts)
-        verdicts = judge_pairs(pairs, sitting, f"judging {cell}")
-        outcomes = [
-            combine(verdicts[i], verdicts[i + 1], table.disagreement) for i in range(0, len(verdicts), len(ORDERS))
-        ]
-        summary = summarise(cell, table, experiment.seed, pairs, verdicts, outcomes)
-        write_jsonl(inside / VERDICTS_FILE, (asdict(verdict) for verdict in verdicts))
-        write_jsonl(inside / OUTCOMES_FILE, ({**asdict(o), "quality": o.quality} for o in outcomes))
-        write_json(inside / SUMMARY_FILE, summary)
-        failed = [verdict for verdict in verdicts if verdict.status == "error"]
-        if failed:
-            raise UserError(
-                f"{inside}: {len(failed)} of {len(verdicts)} verdicts are missing, the last for {failed[-1].error}; "
-                "the others are kept, run the same command again to ask for the missing ones"
-            )
-        return {"quality": summary["quality"], "n_prompts": summary["n_prompts"]}
+        return write_judgement(inside, cell, table, experiment.seed, pairs, sitting.decide)
 
     return run_stage(stage, work)
 
 
-def judge_pairs(pairs: Sequence[Pair], sitting: Sitting, what: str) -> list[Verdict]:
+def write_judgement(
+    inside: Path, cell: str, table: JudgeTable, seed: int, pairs: Sequence[Pair], decide: Decide
+) -> dict[str, Any]:
+    """Judge pairs and write the three files of a judgement; returns what its manifest says of it.
+
+    Raises:
+        UserError: requests failed that the next run may get answered; the files are there, with the others.
+    """
+    verdicts = judge_pairs(pairs, decide, f"judging {cell}")
+    outcomes = [combine(verdicts[i], verdicts[i + 1], table.disagreement) for i in range(0, len(verdicts), len(ORDERS))]
+    summary = summarise(cell, table, seed, pairs, verdicts, outcomes)
+    write_jsonl(inside / VERDICTS_FILE, (asdict(verdict) for verdict in verdicts))
+    write_jsonl(inside / OUTCOMES_FILE, ({**asdict(o), "quality": o.quality} for o in outcomes))
+    write_json(inside / SUMMARY_FILE, summary)
+    failed = [verdict for verdict in verdicts if verdict.status == "error"]
+    if failed:
+        raise UserError(
+            f"{inside}: {len(failed)} of {len(verdicts)} verdicts are missing, the last for {failed[-1].error}; "
+            "the others are kept, run the same command again to ask for the missing ones"
+        )
+    return {"quality": summary["quality"], "n_prompts": summary["n_prompts"]}
+
+
+def folders_of(experiment: Experiment, cell: str, baseline: str) -> dict[str, Path]:
+    """What a cell's judgement is made from."""
+    policy = experiment.folder / "policy"
+    return {"tasks": experiment.folder / "tasks", "cell": policy / cell, "baseline": policy / baseline}
+
+
+def judge_pairs(pairs: Sequence[Pair], decide: Decide, what: str) -> list[Verdict]:
     """Verdicts on all pairs, both orders of a pair one after the other; only what needs a judge is asked."""
     verdicts: dict[tuple[str, str], Verdict] = {}
     questions = []
@@ -134,7 +167,7 @@ def judge_pairs(pairs: Sequence[Pair], sitting: Sitting, what: str) -> list[Verd
             else:
                 status, winner = settled
                 verdicts[pair.pair_id, order] = verdict_of(question, shown(winner, order), status)
-    for verdict in sitting.decide(questions, what):
+    for verdict in decide(questions, what) if questions else []:
         verdicts[verdict.pair_id, verdict.order] = verdict
     return [verdicts[pair.pair_id, order] for pair in pairs for order in ORDERS]
 
@@ -168,7 +201,7 @@ def summarise(
         "cell": cell,
         "baseline": table.baseline,
         "judge": table.kind,
-        "model": table.model if table.kind == "openai" else GOLD_MODEL,
+        "model": model_of(table),
         "models_reported": sorted({verdict.model for verdict in verdicts if verdict.model}),
         **_flat("quality", comparison.quality),
         "n_prompts": comparison.n_prompts,
@@ -203,6 +236,13 @@ def summarise(
     }
 
 
+def model_of(table: JudgeTable) -> str:
+    """Who judges, in one word."""
+    if table.kind == "rung" and table.rung is not None:
+        return Path(table.rung).name
+    return {"openai": table.model, "people": "people"}.get(table.kind, GOLD_MODEL)
+
+
 def finished_cells(experiment: Experiment) -> list[str]:
     """The finished cells of the policy room, the baseline first."""
     baseline = experiment.table("judge", JudgeTable).baseline
@@ -219,7 +259,7 @@ def run(experiment: Experiment) -> list[dict[str, Any]]:
             f"{experiment.folder / 'policy'}: there is no finished cell to judge; run `rewardladder policy "
             f"{experiment.source}` first"
         )
-    with Sitting(experiment) as sitting:
+    with Sitting(experiment, cells) as sitting:
         for cell in cells:
             judge_cell(experiment, cell, sitting)
     return [read_json(experiment.folder / ROOM / cell / SUMMARY_FILE) for cell in cells]
@@ -231,6 +271,12 @@ def show(experiment: Experiment) -> None:
     summaries = [
         read_json(folder / cell / SUMMARY_FILE) for cell in finished_cells(experiment) if is_finished(folder / cell)
     ]
+    table = experiment.table("judge", JudgeTable)
+    show_summaries(f"judge: {table.kind} against {table.baseline}  ({folder})", summaries)
+
+
+def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
+    """Print one row a summary."""
     rows = [
         (
             summary["cell"],
@@ -254,8 +300,7 @@ def show(experiment: Experiment) -> None:
         "prompts",
         "missing",
     )
-    table = experiment.table("judge", JudgeTable)
-    show_table(f"judge: {table.kind} against {table.baseline}  ({folder})", columns, rows)
+    show_table(title, columns, rows)
 
 
 def _load_task(experiment: Experiment) -> Task:

@@ -1,31 +1,51 @@
 """Replies on disk, so that nothing is asked or paid twice.
 
-One SQLite file, append-only: a row is the hash of everything that determines a reply, the request and the reply.
-SQLite rather than JSON Lines, because several processes may share it at once: in WAL mode an insert is atomic, readers
-never wait, and a process that is killed loses nothing that was committed. The file must lie on a local disk, for WAL
-needs shared memory. Its lines are readable: `sqlite3 replies.sqlite "select reply from replies"`.
+One SQLite file: a row is the hash of everything that determines a reply, the request and the reply. SQLite rather than
+JSON Lines, because several processes may share it at once: in WAL mode an insert is atomic, readers never wait, and a
+process that is killed loses nothing that was committed. The file must lie on a local disk, for WAL needs shared memory.
+Its lines are readable: `sqlite3 replies.sqlite "select reply from replies"`.
+
+A request in flight is reserved under the name of the process that asks it, which holds a lock on a file of that name
+for as long as it lives; so a reservation ends with its process, however that ends. The reservation says what the
+request can cost at most, and what is reserved counts against a cap on money like what was spent. A request whose
+process died in flight may have been paid for, and is counted as if it was.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-import os
+import secrets
 import sqlite3
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, Literal
 
 from configs.errors import UserError
 from configs.records import canonical_json, sha256_of_record
 from configs.runfolder import locked
+from judge.budget import Price, Tokens
 
 STORE_FILE = "replies.sqlite"
 BUSY_TIMEOUT_S = 60.0
-CLAIM_S = 600.0
-"""A claim ends with its process; one whose process number was given to another ends after so many seconds."""
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT NOT NULL, reply TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS reserved "
+    "(key TEXT PRIMARY KEY, owner TEXT NOT NULL, account TEXT NOT NULL, "
+    "prompt INTEGER NOT NULL, reply INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS ledger "
+    "(account TEXT PRIMARY KEY, requests INTEGER NOT NULL, prompt INTEGER NOT NULL, reply INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS batches (nonce TEXT PRIMARY KEY, name TEXT)",
+    "CREATE TABLE IF NOT EXISTS batched (key TEXT PRIMARY KEY, nonce TEXT NOT NULL, request TEXT NOT NULL, "
+    "prompt INTEGER NOT NULL, reply INTEGER NOT NULL)",
+)
+LOST = " (lost)"
+"""Ending of the account of what may have been paid for without a reply that could be kept."""
+Claim = Literal["mine", "elsewhere", "over the cap"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +55,18 @@ class ChatRequest:
     Attributes:
         judged_by: who answers: the endpoint's address, or what decides the answers of a program behind one.
         body: the chat request (model, messages, parameters).
+        repeat: 0, or the number of a further draw of the same request.
     """
 
     judged_by: str
     body: dict[str, Any]
+    repeat: int = 0
 
     @property
     def record(self) -> dict[str, Any]:
         """What is hashed and stored."""
-        return {"judged_by": self.judged_by, "body": self.body}
+        record: dict[str, Any] = {"judged_by": self.judged_by, "body": self.body}
+        return {**record, "repeat": self.repeat} if self.repeat else record
 
     @cached_property
     def key(self) -> str:
@@ -63,25 +86,40 @@ class Reply:
     usage: dict[str, int] | None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one request can cost at most, and the cap that all costs of its account have to stay under.
+
+    Attributes:
+        account: who is paid: endpoint and model.
+        tokens: the most it can count for.
+        price, cap: dollars; without both there is no cap.
+    """
+
+    account: str
+    tokens: Tokens
+    price: Price | None = None
+    cap: float | None = None
+
+
+FREE = Cost("", Tokens())
+
+
 class ReplyStore:
     """The replies of one run; open it in each process and thread that needs it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.owner = secrets.token_hex(8)
+        self._life: IO[bytes] | None = None
         try:
             with locked(path.parent):  # the change to WAL fails, rather than waits, where another process makes it too
                 self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
                 self._database.execute("PRAGMA journal_mode=WAL")
                 self._database.execute("PRAGMA synchronous=NORMAL")
-                self._database.execute(
-                    "CREATE TABLE IF NOT EXISTS replies "
-                    "(key TEXT PRIMARY KEY, request TEXT NOT NULL, reply TEXT NOT NULL)"
-                )
-                self._database.execute(
-                    "CREATE TABLE IF NOT EXISTS claims "
-                    "(key TEXT PRIMARY KEY, pid INTEGER NOT NULL, until REAL NOT NULL)"
-                )
+                for table in SCHEMA:
+                    self._database.execute(table)
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from None
 
@@ -99,36 +137,162 @@ class ReplyStore:
         except (TypeError, ValueError, RecursionError):
             raise self._damaged(f"the reply of {key[:12]} is no reply") from None
 
-    def put(self, key: str, request: ChatRequest, reply: Reply) -> Reply:
-        """Keep a reply and return the one that counts: the first that any process stored."""
+    def put(self, key: str, request: ChatRequest, reply: Reply, account: str = "", paid: Tokens | None = None) -> Reply:
+        """Keep a reply and what it cost, and return the one that counts: the first that any process stored."""
         record = (key, canonical_json(request.record), canonical_json(asdict(reply)))
-        self._execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", record)
-        return self.get(key) or reply
+        with self._transaction():
+            kept = self._execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?)", record).rowcount == 1
+            if paid is not None and kept:
+                self._pay(account, paid)
+            self._execute("DELETE FROM reserved WHERE key = ? AND owner = ?", (key, self.owner))
+        return reply if kept else self.get(key) or reply
 
-    def claim(self, key: str) -> bool:
-        """Reserve a request for this process; False while another one that is alive is asking it.
+    def claim(self, key: str, cost: Cost = FREE) -> Claim:
+        """Reserve a request and its cost for this process; `elsewhere` while another one that is alive is asking it.
 
-        Two processes that judge the same pairs at once would otherwise pay for each of them twice.
+        Two processes that judge the same pairs at once would otherwise pay for each of them twice, and two requests
+        near the cap would each find room that is there only once.
         """
-        now, mine = time.time(), os.getpid()
-        row = self._one("SELECT pid FROM claims WHERE key = ?", (key,))
-        if row is not None and not isinstance(row[0], int):
-            raise self._damaged(f"the claim of {key[:12]} names no process")
-        free_of = row[0] if row is not None and not _alive(row[0]) else mine
-        claimed = self._execute(
-            "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET pid = excluded.pid, "
-            "until = excluded.until WHERE claims.until < ? OR claims.pid IN (?, ?)",
-            (key, mine, now + CLAIM_S, now, mine, free_of),
-        )
-        return claimed.rowcount == 1
+        self._live()
+        values = (key, self.owner, cost.account, cost.tokens.prompt, cost.tokens.reply)
+        insert = "INSERT OR IGNORE INTO reserved VALUES (?, ?, ?, ?, ?)"
+        if cost.cap is None and self._execute(insert, values).rowcount == 1:
+            return "mine"
+        with self._transaction():
+            row = self._one("SELECT owner FROM reserved WHERE key = ?", (key,))
+            if row is not None and row[0] == self.owner:
+                return "mine"
+            if row is not None and self._lives(row[0]):
+                return "elsewhere"
+            if row is not None:
+                self._bury(row[0])
+            if cost.price is not None and cost.cap is not None:
+                in_flight = self.reserved(cost.account)  # first, for it moves what the dead had in flight to the ledger
+                if cost.price.of(self.spent(cost.account) + in_flight + cost.tokens) > cost.cap:
+                    return "over the cap"
+            self._execute(insert, values)
+        return "mine"
 
-    def release(self, key: str) -> None:
-        """End this process's reservation of a request."""
-        self._execute("DELETE FROM claims WHERE key = ? AND pid = ?", (key, os.getpid()))
+    def release(self, key: str, lost: bool = False) -> None:
+        """End this process's reservation of a request; a `lost` one may have been paid for."""
+        with self._transaction() if lost else contextlib.nullcontext():
+            if lost:
+                self._count_lost("key = ? AND owner = ?", (key, self.owner))
+            self._execute("DELETE FROM reserved WHERE key = ? AND owner = ?", (key, self.owner))
+
+    def count_lost(self, key: str) -> None:
+        """Count a request as paid for although its reply cannot be kept; the reservation stands for the next try."""
+        with self._transaction():
+            self._count_lost("key = ? AND owner = ?", (key, self.owner))
+
+    def spent(self, account: str, lost: bool = True) -> Tokens:
+        """Tokens paid for in all runs; `lost` ones, which may have been, are counted at the most they can be."""
+        accounts = (account, f"{account}{LOST}" if lost else account)
+        return self._tokens("SELECT total(prompt), total(reply) FROM ledger WHERE account IN (?, ?)", accounts)
+
+    def n_paid(self, account: str) -> int:
+        """Requests that were paid for and answered, in all runs."""
+        row = self._one("SELECT requests FROM ledger WHERE account = ?", (account,))
+        return int(row[0]) if row else 0
+
+    def reserved(self, account: str) -> Tokens:
+        """Tokens that requests in flight can count for at most; those of processes that died are counted as lost."""
+        for (owner,) in self._execute("SELECT DISTINCT owner FROM reserved", ()).fetchall():
+            if owner != self.owner and not self._lives(owner):
+                self._bury(owner)
+        return self._tokens("SELECT total(prompt), total(reply) FROM reserved WHERE account = ?", (account,))
+
+    def open_batches(self) -> dict[str, str | None]:
+        """Batches handed in and not collected: our own word for each, and the endpoint's name or None."""
+        return dict(self._execute("SELECT nonce, name FROM batches ORDER BY rowid", ()).fetchall())
+
+    def batched(self) -> dict[str, ChatRequest]:
+        """The requests in open batches, by their keys."""
+        rows = self._execute("SELECT key, request FROM batched", ()).fetchall()
+        return {key: ChatRequest(**json.loads(request)) for key, request in rows}
+
+    def batched_tokens(self) -> Tokens:
+        """The most that the requests in open batches can count for."""
+        return self._tokens("SELECT total(prompt), total(reply) FROM batched", ())
+
+    def note_batch(self, nonce: str, requests: dict[str, tuple[ChatRequest, Tokens]]) -> None:
+        """Remember a batch that is about to be handed in."""
+        with self._transaction():
+            self._execute("INSERT INTO batches VALUES (?, NULL)", (nonce,))
+            for key, (request, most) in requests.items():
+                values = (key, nonce, canonical_json(request.record), most.prompt, most.reply)
+                self._execute("INSERT INTO batched VALUES (?, ?, ?, ?, ?)", values)
+
+    def name_batch(self, nonce: str, name: str) -> None:
+        """Remember what the endpoint calls a batch."""
+        self._execute("UPDATE batches SET name = ? WHERE nonce = ?", (name, nonce))
+
+    def forget_batch(self, nonce: str) -> None:
+        """The batch is collected, or never came to be."""
+        with self._transaction():
+            self._execute("DELETE FROM batches WHERE nonce = ?", (nonce,))
+            self._execute("DELETE FROM batched WHERE nonce = ?", (nonce,))
+
+    def lose(self, account: str, tokens: Tokens) -> None:
+        """Count tokens as paid for without a reply that could be kept."""
+        self._pay(f"{account}{LOST}", tokens)
 
     def __len__(self) -> int:
         row = self._one("SELECT count(*) FROM replies", ())
         return int(row[0]) if row is not None else 0
+
+    def _pay(self, account: str, tokens: Tokens) -> None:
+        self._execute(
+            "INSERT INTO ledger VALUES (?, 1, ?, ?) ON CONFLICT (account) DO UPDATE SET requests = requests + 1, "
+            "prompt = prompt + excluded.prompt, reply = reply + excluded.reply",
+            (account, tokens.prompt, tokens.reply),
+        )
+
+    def _count_lost(self, which: str, values: tuple[Any, ...]) -> None:
+        rows = self._execute(f"SELECT account, prompt, reply FROM reserved WHERE {which}", values).fetchall()  # noqa: S608
+        for account, prompt, reply in rows:
+            self._pay(f"{account}{LOST}", Tokens(prompt, reply))
+
+    def _bury(self, owner: str) -> None:
+        """What a dead process had in flight may have been paid for."""
+        self._count_lost("owner = ?", (owner,))
+        self._execute("DELETE FROM reserved WHERE owner = ?", (owner,))
+        self._life_of(owner).unlink(missing_ok=True)
+
+    def _life_of(self, owner: str) -> Path:
+        return self.path.with_name(f".{self.path.name}.{owner}.lock")
+
+    def _live(self) -> None:
+        if self._life is None:
+            self._life = self._life_of(self.owner).open("wb")
+            fcntl.flock(self._life, fcntl.LOCK_EX)
+
+    def _lives(self, owner: Any) -> bool:
+        """Whether the process of this name still holds its lock."""
+        if not (isinstance(owner, str) and owner.isalnum()):
+            raise self._damaged("a reservation names no process")
+        try:
+            with self._life_of(owner).open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._execute("BEGIN IMMEDIATE", ())
+        try:
+            yield
+        except BaseException:
+            self._execute("ROLLBACK", ())
+            raise
+        self._execute("COMMIT", ())
+
+    def _tokens(self, question: str, values: tuple[Any, ...]) -> Tokens:
+        prompt, reply = self._one(question, values)
+        return Tokens(int(prompt), int(reply))
 
     def _one(self, question: str, values: tuple[Any, ...]) -> Any:
         try:
@@ -154,6 +318,9 @@ class ReplyStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._database.close()
+        if self._life is not None:
+            self._life_of(self.owner).unlink(missing_ok=True)
+            self._life.close()
 
 
 def _as_reply(record: Any) -> Reply:
@@ -169,14 +336,3 @@ def _as_reply(record: Any) -> Reply:
     if not isinstance(reply.usage, (dict, type(None))):
         raise TypeError("a table of numbers is needed")
     return reply
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process of this number runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from judge.config import Disagreement, PromptName
@@ -41,6 +42,8 @@ class Verdict:
         verdict: in the order shown; None where there is none.
         winner: the verdict mapped back to the cell (`a`) and the baseline (`b`).
         status: see `VerdictStatus`.
+        level: how clearly, where the prompt is graded: 2 and 1 for the cell, 0 a tie, -1 and -2 for the baseline.
+        repeats: where an order was asked several times, each winner, None where there was none.
         raw: the judge's whole reply; None where nobody was asked or nothing came.
         model: the model as the endpoint named it, and `usage` the tokens it counted.
         request: SHA-256 of everything that determined the reply, the key of the store.
@@ -59,11 +62,16 @@ class Verdict:
     usage: dict[str, int] | None = None
     request: str | None = None
     error: str | None = None
+    level: float | None = None
+    repeats: list[Winner | None] | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Both orders of one pair. `win`, `tie` and `lose` are the cell's shares, which sum to 1; None where missing."""
+    """Both orders of one pair. `win`, `tie` and `lose` are the cell's shares, which sum to 1; None where missing.
+
+    `level` is the mean of both orders' levels, in -2..2, where the prompt is graded.
+    """
 
     pair_id: str
     prompt_id: str
@@ -72,6 +80,7 @@ class Outcome:
     win: float | None
     tie: float | None
     lose: float | None
+    level: float | None = None
 
     @property
     def quality(self) -> float | None:
@@ -95,8 +104,25 @@ def shown(winner: Winner, order: Order) -> Shown:
 
 def read_verdict(text: str, prompt: PromptName) -> Shown | None:
     """The last verdict offered in `text` by the grammar of `prompt`; None where none is offered or it is not one."""
-    offers = sorted(GRAMMARS[prompt].offers(text), key=lambda offer: offer[0])
-    return offers[-1][1] if offers else None
+    offered = _last_offered(text, prompt)
+    return None if offered is None else _BARE[offered]
+
+
+def read_strength(text: str, prompt: PromptName) -> int | None:
+    """How clear the verdict of a graded prompt is: 0 for a tie, 1, or 2 for much better; None in other prompts."""
+    offered = _last_offered(text, prompt)
+    if prompt != "graded" or offered is None:
+        return None
+    return 0 if offered == "tie" else 2 if offered in ("first much better", "second much better") else 1
+
+
+def majority(winners: Sequence[Winner | None]) -> Winner | None:
+    """The winner that more than half of those who decided named; a tie where none was, None where nobody decided."""
+    decided = [winner for winner in winners if winner is not None]
+    for winner in ("a", "b", "tie"):
+        if 2 * decided.count(winner) > len(decided):
+            return winner
+    return "tie" if decided else None
 
 
 def write_verdict(verdict: Shown, reason: str, prompt: PromptName) -> str:
@@ -124,19 +150,23 @@ def combine(ab: Verdict | None, ba: Verdict | None, disagreement: Disagreement =
         raise ValueError("a pair needs a verdict in at least one order")
     identity = (known.pair_id, known.prompt_id, known.sample)
     winners = [verdict.winner for verdict in (ab, ba) if verdict is not None and verdict.winner is not None]
+    levels = [verdict.level for verdict in (ab, ba) if verdict is not None and verdict.level is not None]
+    level = sum(levels) / len(ORDERS) if len(levels) == len(ORDERS) else None
     if len(winners) < len(ORDERS):
         return Outcome(*identity, "half_missing" if winners else "missing", None, None, None)
     if winners[0] == winners[1]:
         shares = {winner: float(winner == winners[0]) for winner in ("a", "tie", "b")}
-        return Outcome(*identity, "agreed", shares["a"], shares["tie"], shares["b"])
+        return Outcome(*identity, "agreed", shares["a"], shares["tie"], shares["b"], level)
     status: OutcomeStatus = "differs" if "tie" in winners else "conflict"
     if disagreement == "tie":
-        return Outcome(*identity, status, 0.0, 1.0, 0.0)
-    return Outcome(*identity, status, *(winners.count(winner) / 2 for winner in ("a", "tie", "b")))
+        return Outcome(*identity, status, 0.0, 1.0, 0.0, level)
+    win, tie, lose = (winners.count(winner) / 2 for winner in ("a", "tie", "b"))
+    return Outcome(*identity, status, win, tie, lose, level)
 
 
-Offer = tuple[int, Shown | None]
-"""Where an offered verdict begins in the text, and the verdict; None where it is none of the three."""
+Said = Literal["first much better", "first", "tie", "second", "second much better"]
+Offer = tuple[int, Said | None]
+"""Where an offered verdict begins in the text, and the verdict; None where it is none that the prompt allows."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +177,29 @@ class Grammar:
     write: Callable[[Shown, str], str]
 
 
-_SHOWN: dict[str, Shown] = {"first": "first", "second": "second", "tie": "tie"}
+_THREE: dict[str, Said] = {"first": "first", "second": "second", "tie": "tie"}
+_FIVE: dict[str, Said] = {
+    **_THREE,
+    "first much better": "first much better",
+    "second much better": "second much better",
+}
+LEVELS: dict[PromptName, list[str]] = {"pairwise": list(_THREE), "graded": list(_FIVE)}
+"""The verdicts that a JSON schema allows."""
+_BARE: dict[Said, Shown] = {
+    "first much better": "first",
+    "first": "first",
+    "tie": "tie",
+    "second": "second",
+    "second much better": "second",
+}
 _DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: pairs)
-_VERDICT_LINE = re.compile(r"^[\W_]*(?:final\s+)?verdict[\W_]*:[\W_]*(first|second|tie)[\W_]*$", re.I | re.M)
+_OBJECT = re.compile(r"\{\s*[\"}]")
+PATIENCE, STRIDE = 2000, 500
+"""So many texts too deep to be read are tried at each brace, and then at every 500th; Python reads 1,000 deep."""
+_VERDICT_LINE = re.compile(
+    r"^[\W_]{0,40}(?:final\s+)?verdict[\W_]{0,40}:[\W_]{0,40}((?:first|second)(?: much better)?|tie)[\W_]{0,40}$",
+    re.I | re.M,
+)
 _PAPER_LINE = re.compile(
     r"^[^\w#\n]*(?:(?:final\s+)?verdict[^\w#\n]*)?(?:#\s?([12]) is better|((?:it is a |it's a )?tie))[^\w\n]*$",
     re.I | re.M,
@@ -157,38 +207,52 @@ _PAPER_LINE = re.compile(
 _REFUSAL = re.compile(r"\s*(i['’]?m sorry|i am sorry|sorry,|i can(no|['’])t|i (am|['’]m) (not able|unable))", re.I)
 
 
-def _json_offers(text: str) -> list[Offer]:
+def _last_offered(text: str, prompt: PromptName) -> Said | None:
+    offers = sorted(GRAMMARS[prompt].offers(text), key=lambda offer: offer[0])
+    return offers[-1][1] if offers else None
+
+
+def _json_offers(text: str, words: dict[str, Said]) -> list[Offer]:
     """Offers in JSON objects with a key `verdict`, and in lines `Verdict: first` outside of them.
 
     An object inside a string of another (a judge that quotes a response) is part of that string and offers nothing.
     """
     offers: list[Offer] = []
-    outside = text
-    start = text.find("{")
-    while start >= 0:
+    outside: list[str] = []
+    end_of_last = too_deep = 0
+    starts = [match.start() for match in _OBJECT.finditer(text)]
+    place = 0
+    while place < len(starts):
+        start = starts[place]
+        place += 1
+        if start < end_of_last:
+            continue
         try:
             pairs, end = _DECODER.raw_decode(text, start)
         except ValueError:
-            start = text.find("{", start + 1)
             continue
         except RecursionError:
-            break  # trying every inner brace of such a text would take minutes, and no verdict is that deep
+            too_deep += 1
+            if too_deep > PATIENCE:
+                place += STRIDE  # into the same nest still: no verdict is that deep, and each step takes a while
+            continue
         offered = [value for key, value in pairs if key == "verdict"]
         if offered:
-            offers.append((start, _word(offered[-1])))
-        outside = outside[:start] + " " * (end - start) + outside[end:]
-        start = text.find("{", end)
-    return offers + [(match.start(), _word(match[1])) for match in _VERDICT_LINE.finditer(outside)]
+            offers.append((start, _word(offered[-1], words)))
+        outside += [text[end_of_last:start], " " * (end - start)]
+        end_of_last = end
+    rest = "".join([*outside, text[end_of_last:]])
+    return offers + [(match.start(), _word(match[1], words)) for match in _VERDICT_LINE.finditer(rest)]
 
 
 def _paper_offers(text: str) -> list[Offer]:
     """Offers in lines that hold `#1 is better`, `#2 is better` or `It is a tie` and nothing else but punctuation."""
-    by_number: dict[str | None, Shown] = {"1": "first", "2": "second", None: "tie"}
+    by_number: dict[str | None, Said] = {"1": "first", "2": "second", None: "tie"}
     return [(match.start(), by_number[match[1]]) for match in _PAPER_LINE.finditer(text)]
 
 
-def _word(value: Any) -> Shown | None:
-    return _SHOWN.get(value.strip().lower()) if isinstance(value, str) else None
+def _word(value: Any, words: dict[str, Said]) -> Said | None:
+    return words.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def _write_json(verdict: Shown, reason: str) -> str:
@@ -200,6 +264,7 @@ def _write_paper(verdict: Shown, reason: str) -> str:
 
 
 GRAMMARS: dict[PromptName, Grammar] = {
-    "pairwise": Grammar(_json_offers, _write_json),
+    "pairwise": Grammar(partial(_json_offers, words=_THREE), _write_json),
     "paper": Grammar(_paper_offers, _write_paper),
+    "graded": Grammar(partial(_json_offers, words=_FIVE), _write_json),
 }

@@ -12,10 +12,11 @@ from configs.errors import UserError
 from configs.loader import load_experiment
 from judge.__main__ import run_and_show
 from judge.answers import Answer, Pair, Question
+from judge.asking import chat_request, read_outcome, verdict_schema
 from judge.config import JudgeTable
-from judge.endpoint import Failure
 from judge.gold_endpoint import GoldJudge
-from judge.judges import VERDICT_SCHEMA, Court, chat_request, open_judge, read_outcome
+from judge.judges import Court, open_judge
+from judge.replies import Failure
 from judge.store import ChatRequest, Reply, ReplyStore
 from tasks.arithmetic import messages_for
 from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
@@ -81,12 +82,14 @@ def test_failures_have_no_verdict_and_say_why(passing: bool, status: str) -> Non
 
 
 def test_a_request_holds_what_the_table_says_and_no_more() -> None:
-    plain = chat_request(question(), JudgeTable(temperature=None, max_tokens=7), "m", "here").body
+    plain = chat_request(question(), JudgeTable(temperature=None, max_tokens=7, structured=False), "m", "here").body
     assert set(plain) == {"model", "messages", "max_tokens"}
     assert plain["max_tokens"] == 7
     full = chat_request(question(), JudgeTable(structured=True), "m", "here").body
     assert full["temperature"] == 0.0
-    assert full["response_format"] == VERDICT_SCHEMA
+    assert full["response_format"] == verdict_schema(["first", "second", "tie"])
+    assert chat_request(question(), JudgeTable(), "m", "here").body == full
+    assert "response_format" not in chat_request(question(), JudgeTable(prompt="paper"), "m", "here").body
     ab, ba = (chat_request(question(order), JudgeTable(), "m", "here") for order in ("AB", "BA"))
     assert ab.key != ba.key
     text = ab.body["messages"][0]["content"]
@@ -124,7 +127,7 @@ REQUEST = ChatRequest("here", {"model": "m"})
         ("replies", (REQUEST.key, "{}", b"\xff\x00")),
         ("replies", (REQUEST.key, "{}", 7)),
         ("replies", (REQUEST.key, "{}", '{"content": 1, "refusal": null, "finish_reason": null}')),
-        ("claims", (REQUEST.key, "nobody", 0.0)),
+        ("reserved", (REQUEST.key, "../nobody", "", 0, 0)),
     ],
 )
 def test_a_damaged_row_of_the_store_is_one_line(tmp_path: Path, table: str, row: tuple[Any, ...]) -> None:
@@ -132,7 +135,7 @@ def test_a_damaged_row_of_the_store_is_one_line(tmp_path: Path, table: str, row:
     with ReplyStore(path):
         pass
     with sqlite3.connect(path) as database:
-        database.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", row)
+        database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
     database.close()
     with ReplyStore(path) as store, pytest.raises(UserError, match=r"replies\.sqlite: not usable .* move it away"):
         if table == "replies":

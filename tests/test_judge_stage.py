@@ -337,18 +337,18 @@ def test_failed_requests_leave_the_stage_open_and_the_next_run_asks_only_them(
 
     bad = next(r["answer"] for i, r in enumerate(answers("better")) if i == 8)
     monkeypatch.setattr(judge, "decide", moody)
-    monkeypatch.setattr("judge.endpoint.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("judge.rate_limit.FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "")
     with serve_gold(judge, "pairwise") as local:
         monkeypatch.setenv("OPENAI_API_KEY", local.api_key)
         settings = {"judge.kind": "openai", "judge.base_url": local.base_url, "judge.max_retries": 1}
         changed = experiment.with_overrides(settings)
-        with pytest.raises(UserError, match=r"verdicts are missing, the last for HTTP 500.*run the same command again"):
+        with pytest.raises(UserError, match=r"verdicts are missing, the last for .*run the same command again"):
             judge_cell(changed, "better")
         folder = experiment.folder / "judge" / "better"
         assert not is_finished(folder)
         errors = [r for r in rows_of(experiment, "better", "verdicts.jsonl") if r["status"] == "error"]
-        assert errors and all(r["verdict"] is None and "HTTP 500" in r["error"] for r in errors)
+        assert errors and all(r["verdict"] is None and "(2 tries)" in r["error"] for r in errors)
         failing[0] = False
         asked.clear()
         judge_cell(changed, "better")
@@ -400,7 +400,7 @@ def test_ties_inside_the_margin(first: float, second: float, margin: float, verd
         ({"base_url": "http://ho st/v1"}, "base_url must hold no blanks"),
         ({"base_url": "https://me:key@host/v1"}, "base_url must hold no key"),
         ({"base_url": "https://host/v1?key=abc"}, "base_url must hold no key"),
-        ({"structured": True, "prompt": "paper"}, "structured needs the prompt pairwise"),
+        ({"structured": True, "prompt": "paper"}, "structured needs the prompt pairwise or graded"),
         ({"api_key_env": "sk-123"}, "judge.api_key_env"),
         ({"temperature": -1}, "judge.temperature"),
         ({"disagreement": "drop"}, "judge.disagreement"),

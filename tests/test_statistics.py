@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
 from configs.keyed import keyed_rng
 from judge.statistics import cluster_bootstrap, clustered, compare, order_effects, widened_at_the_edge, wilson
-from judge.verdicts import Outcome, Verdict
+from judge.statistics.bootstrap import expanded_tail, standard_error
+from judge.verdicts import Outcome, Verdict, combine
 
 SHARES = {"w": (1.0, 0.0, 0.0), "t": (0.0, 1.0, 0.0), "l": (0.0, 0.0, 1.0), "m": (None, None, None)}
 
@@ -102,25 +104,69 @@ def test_the_interval_matches_the_normal_one_of_a_mean() -> None:
 def test_chunks_do_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     values, names = [0.0, 1.0, 1.0, 0.5], list("abcd")
     whole = cluster_bootstrap([values], names, keyed_rng(0, "t"), 300)
-    monkeypatch.setattr("judge.statistics.CHUNK_CELLS", 12)
+    monkeypatch.setattr("judge.statistics.bootstrap.CHUNK_CELLS", 12)
     assert cluster_bootstrap([values], names, keyed_rng(0, "t"), 300) == whole
 
 
-def test_coverage_with_clusters_and_ties() -> None:
-    """Three samples a prompt that share its difficulty, ties included: 95% intervals hold the truth 91 to 98% of times.
+ROUNDS, PROMPTS, SAMPLES = 1500, 60, 2
+BETTER, LEAN_SD, ANSWER_SD, FIRST_BONUS, NOISE_SD, TIE_ZONE = 0.4, 0.8, 0.5, 0.5, 0.6, 0.35
 
-    The truth by symmetry: both contestants draw from the same law, so quality is 0.5.
-    """
-    held, rounds = 0, 300
-    for i in range(rounds):
-        rng = keyed_rng(i, "coverage")
-        lean = np.repeat(rng.normal(0, 1.0, 100), 3)
-        draw = lean + rng.normal(0, 1.0, 300)
-        letters = "".join("w" if x > 0.4 else "l" if x < -0.4 else "t" for x in draw)
-        found = compare(outcomes(letters, samples=3), keyed_rng(i, "resample"), 400).quality
-        assert found.lo is not None and found.hi is not None
-        held += found.lo <= 0.5 <= found.hi
-    assert 0.91 <= held / rounds <= 0.98
+
+def simulated_outcomes(rng: np.random.Generator) -> list[Outcome]:
+    """Two answers a prompt that share its lean; each order is judged with noise, a bonus for the first, and ties."""
+    lean = np.repeat(rng.normal(BETTER, LEAN_SD, PROMPTS), SAMPLES)
+    gap = lean + rng.normal(0, ANSWER_SD, PROMPTS * SAMPLES)
+    found = []
+    for i, (ab, ba) in enumerate(gap[:, None] + [FIRST_BONUS, -FIRST_BONUS] + rng.normal(0, NOISE_SD, (len(gap), 2))):
+        winners = ["tie" if abs(x) < TIE_ZONE else "a" if x > 0 else "b" for x in (ab, ba)]
+        shown = [winner if winner == "tie" else "first" if winner == "a" else "second" for winner in winners]
+        shown[1] = {"first": "second", "second": "first", "tie": "tie"}[shown[1]]
+        name = f"p{i // SAMPLES}"
+        both = [
+            Verdict(f"{name}#{i % SAMPLES}", name, i % SAMPLES, order, verdict, winner, "ok")  # type: ignore[arg-type]
+            for order, verdict, winner in zip(("AB", "BA"), shown, winners, strict=True)
+        ]
+        found.append(combine(*both))
+    return found
+
+
+def true_quality() -> float:
+    """The same law by numerical integration: a win must hold in both orders, all else but a loss in both is a tie."""
+
+    def chance(x: np.ndarray, order: float, side: float) -> np.ndarray:
+        return norm.cdf((side * (x + order * FIRST_BONUS) - TIE_ZONE) / NOISE_SD)
+
+    x = np.linspace(-8, 8, 20_001)
+    density = norm.pdf(x, BETTER, np.hypot(LEAN_SD, ANSWER_SD))
+    win, lose = (chance(x, 1, side) * chance(x, -1, side) for side in (1, -1))
+    return float(((1 + win - lose) / 2 * density).sum() * (x[1] - x[0]))
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """95% intervals under clustered samples, ties and a bonus for the first place: 93 to 97% of them hold the truth."""
+    truth, held, values = true_quality(), 0, []
+    for i in range(ROUNDS):
+        found = compare(simulated_outcomes(keyed_rng(i, "coverage")), keyed_rng(i, "resample"), 400).quality
+        assert found.value is not None and found.lo is not None and found.hi is not None
+        held += found.lo <= truth <= found.hi
+        values.append(found.value)
+    assert np.mean(values) == pytest.approx(truth, abs=0.004)
+    assert 0.93 <= held / ROUNDS <= 0.97
+
+
+def test_tails_are_moved_out_for_few_clusters_only() -> None:
+    # n = 10: t = 2.2622 with 9 degrees, times sqrt(10/9) = 2.3846; Phi(-2.3846) = 0.00855
+    assert expanded_tail(10) == pytest.approx(0.00855, abs=1e-5)
+    assert expanded_tail(100_000) == pytest.approx(0.025, abs=1e-5)
+
+
+def test_the_standard_error_of_single_units_is_the_usual_one() -> None:
+    values = keyed_rng(2, "values").random(50)
+    usual = float(values.std(ddof=1) / np.sqrt(50))
+    assert standard_error(values, np.ones(50)) == pytest.approx(usual, rel=1e-12)
+    # Two identical samples a prompt say as much as one.
+    assert standard_error(2 * values, np.full(50, 2.0)) == pytest.approx(usual, rel=1e-12)
+    assert standard_error(values[:1], np.ones(1)) is None
 
 
 def test_position_bias_and_consistency_of_hand_counted_verdicts() -> None:
@@ -141,5 +187,5 @@ def test_position_bias_and_consistency_of_hand_counted_verdicts() -> None:
     assert found.first_share == pytest.approx(3 / 5)
     assert found.n_both == 3
     assert found.consistency == pytest.approx(2 / 3)
-    assert found.n_conflicts == 1
+    assert (found.n_conflicts, found.n_both_first, found.n_both_second) == (1, 1, 0)
     assert order_effects([], keyed_rng(0, "t"), 200).consistency is None
