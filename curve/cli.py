@@ -67,6 +67,7 @@ def check_ladder(experiment: Experiment) -> None:
 
 def check_sweep(experiment: Experiment) -> list[Cell]:
     """Validate every room's table before the first stage starts, and return the cells of the sweep."""
+    from calibration.config import CalibrationTable
     from calibration.phrase_set import load_phrase_set
     from curve.cells import expand
     from judge.config import JudgeTable
@@ -91,8 +92,9 @@ def check_sweep(experiment: Experiment) -> list[Cell]:
                 f"{experiment.source}: curve.sweep has rung {cell.table.rung}, and rm.ladder has {', '.join(rungs)}; "
                 "add it there or choose one of these"
             )
-        if cell.table.reward == "random_phrases":
-            load_phrase_set(cell.table.control_phrases)
+    own = experiment.table("calibration", CalibrationTable)
+    for phrases in (own.phrases, own.control_phrases):
+        load_phrase_set(phrases)
     check_ladder(experiment)
     return cells
 

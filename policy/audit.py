@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
         ("rpr", pa.float64()),
         ("bonus", pa.float64()),
         ("reward", pa.float64()),
+        ("flipped", pa.bool_()),
+        ("parts", pa.map_(pa.string(), pa.float64())),
         ("advantage", pa.float64()),
     ]
 )
@@ -74,6 +76,8 @@ class Audit:
                 "rpr": part.rpr,
                 "bonus": part.bonus,
                 "reward": part.reward,
+                "flipped": part.flipped,
+                "parts": list(part.parts.items()),
             }
             for rollout, part in zip(rollouts, parts, strict=True)
         ]

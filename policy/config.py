@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 
 from configs.loader import Table
 from policy.alarm_table import AlarmTable
+from policy.noise import NoiseTable
+from policy.reward_graph import GraphTable
+from policy.sampler_table import SamplerTable
 
 RewardName = Literal[
     "untrained",
@@ -27,6 +30,7 @@ RewardName = Literal[
     "variance_matched",
     "noise_corrected",
     "rpr_only",
+    "graph",
 ]
 Keep = Literal["last", "best_reward", "best_dev_gold"]
 """Which state becomes the cell (`policy.checkpoints`)."""
@@ -80,15 +84,25 @@ class PolicyTable(Table):
             `ppo` (a critic). A field that an algorithm does not read is refused.
         seed: seed of the policy; the run's seed where it is not given.
         model_name_or_path: the policy to start from; the task's own base where it is not given.
-        control_phrases: phrase set of the control `random_phrases`, in the place of the calibration table's.
+        graph: the parts, weights and gates of `reward: graph` (`policy.reward_graph`).
+        noise: flips of a reward that is 0 or 1 (`policy.noise`).
+        share_base: a rung that is LoRA on the policy's own base reads the policy's frozen weights.
+        rung_server: address of a `rewardladder serve` that scores in the place of a rung loaded here.
+        rung_server_key_env: name of the environment variable with its key.
         random_rate: chance of reward 1 under `random`.
         prompts_per_step: prompts of one rollout; times `num_generations` completions.
         num_generations: completions a prompt (G); 1 is for `ppo` alone.
         num_iterations: times a rollout is learned from (mu).
         num_mini_batches: optimizer steps a rollout is divided into. Only with more than one update a rollout
             (`num_iterations * num_mini_batches`) is anything ever clipped.
-        gradient_accumulation_steps: pieces an optimizer step is cut into, to fit in memory.
+        gradient_accumulation_steps: pieces an optimizer step is cut into; packed updates need none to fit in memory.
+        packed: whether updates are computed packed (`policy.packed_update`); `auto` where that computes the same.
+        batch_tokens: most tokens of a packed line; it decides memory and speed, and no result beyond rounding.
+        load_in_4bit: QLoRA (arXiv 2305.14314): the frozen body in 4 bits; needs a GPU and the extra `qlora`.
+        sampler: what draws the rollouts (`policy.sampler_table`).
         max_steps: optimizer steps.
+        max_prompt_length: prompts with more tokens are left out of every split and counted, none is cut; all are kept
+            where it is not given.
         max_completion_length: in tokens; the task's own limit where it is not given.
         mask_truncated_completions: completions that the limit cut teach nothing.
         beta: weight of the KL divergence from the first policy, in the loss (`rloo`: in the reward).
@@ -119,8 +133,12 @@ class PolicyTable(Table):
     algorithm: AlgorithmName = "grpo"
     seed: int | None = Field(None, ge=0)
     model_name_or_path: str | None = None
-    control_phrases: str = "advice-random"
+    graph: GraphTable | None = None
+    noise: NoiseTable = NoiseTable()
     random_rate: float = Field(0.5, ge=0, le=1)
+    share_base: bool = False
+    rung_server: str | None = Field(None, pattern=r"^https?://[^\s/]+")
+    rung_server_key_env: str | None = Field(None, min_length=1)
 
     learning_rate: float = Field(1e-6, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup"
@@ -132,9 +150,14 @@ class PolicyTable(Table):
     num_iterations: int = Field(1, ge=1)
     num_mini_batches: int = Field(1, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
+    packed: Literal["auto"] | bool = "auto"
+    batch_tokens: int = Field(16384, ge=64)
     gradient_checkpointing: bool = False
     bf16: bool = False
+    load_in_4bit: bool = False
+    sampler: SamplerTable = Field(default_factory=SamplerTable.model_construct)
     max_steps: int = Field(60, ge=1)
+    max_prompt_length: int | None = Field(None, ge=1)
     max_completion_length: int | None = Field(None, ge=1)
     mask_truncated_completions: bool = False
     temperature: float = Field(1.0, ge=1e-3, le=100)
@@ -177,6 +200,7 @@ class PolicyTable(Table):
 
     @model_validator(mode="after")
     def _combinations(self) -> PolicyTable:
+        self._refuse_misplaced()
         if self.reward in NEEDS_RUNG and self.rung is None:
             raise ValueError(f"reward {self.reward} needs a rung, for example policy.rung=65")
         if self.reward not in NEEDS_RUNG and self.rung is not None:
@@ -205,10 +229,34 @@ class PolicyTable(Table):
             )
         return self
 
+    def _refuse_misplaced(self) -> None:
+        if (self.graph is None) == (self.reward == "graph"):
+            raise ValueError("reward: graph and the table graph belong together; give both or neither")
+        if self.noise.is_on and self.reward != "gold":
+            raise ValueError(f"noise flips a true reward of 0 or 1, and reward is {self.reward}; use reward: gold")
+        if self.rung_server and len(self.rungs) != 1:
+            raise ValueError(
+                f"rung_server serves one rung, and this reward reads {len(self.rungs)}; remove rung_server"
+            )
+        if self.share_base and (not self.rungs or self.rung_server):
+            raise ValueError("share_base is for a rung that is loaded here, and there is none; remove share_base")
+        if (self.share_base or self.load_in_4bit) and not self.lora_r:
+            which = "share_base" if self.share_base else "load_in_4bit"
+            raise ValueError(f"{which} needs a base that stays fixed; set lora_r above 0")
+        if self.share_base and self.load_in_4bit:
+            raise ValueError("share_base: a base in 4 bits cannot be read by the rung; remove one of the two")
+
     def _refuse_unread(self) -> None:
         for name, (algorithms, hint) in READ_BY.items():
             if name in self.model_fields_set and self.algorithm not in algorithms:
                 raise ValueError(f"{name} is not read by {self.algorithm}: {hint}; remove {name}")
+
+    @property
+    def rungs(self) -> list[str]:
+        """The rungs that the reward reads, each once."""
+        if self.graph is not None:
+            return self.graph.rungs
+        return [] if self.rung is None else [self.rung]
 
     @property
     def value_learning_rate(self) -> float:
@@ -228,7 +276,17 @@ class PolicyTable(Table):
         return decided | ({"alarms": alarms} if alarms else {})
 
 
-DOES_NOT_DECIDE = frozenset({"save_steps", "generation_batch_size", "alarms"})
+DOES_NOT_DECIDE = frozenset(
+    {
+        "save_steps",
+        "generation_batch_size",
+        "alarms",
+        "batch_tokens",
+        "share_base",
+        "rung_server",
+        "rung_server_key_env",
+    }
+)
 """Fields that may change without changing what a cell holds."""
 
 
@@ -237,4 +295,5 @@ def cell_name(table: PolicyTable, run_seed: int) -> str:
     if table.reward == "untrained":
         return "untrained"
     rung = f"-rung{table.rung}" if table.rung is not None else ""
-    return f"{table.reward}{rung}-{table.algorithm}-s{run_seed if table.seed is None else table.seed}"
+    reward = f"graph_{table.graph.name}" if table.graph is not None else f"{table.reward}{table.noise.label}"
+    return f"{reward}{rung}-{table.algorithm}-s{run_seed if table.seed is None else table.seed}"

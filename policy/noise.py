@@ -75,6 +75,27 @@ class NoiseTable(Table):
         return (self.false_negative_rate if true else self.false_positive_rate) or 0.0
 
     @property
+    def is_on(self) -> bool:
+        """Whether anything can be flipped."""
+        return self.rate(0.0) > 0 or self.rate(1.0) > 0
+
+    @property
+    def label(self) -> str:
+        """What tells this noise apart in a cell's name; empty without noise."""
+        if not self.is_on:
+            return ""
+        rates = (
+            f"flip{self.rate(0.0):g}"
+            if self.rate(0.0) == self.rate(1.0)
+            else f"fn{self.rate(1.0):g}fp{self.rate(0.0):g}"
+        )
+        unit = "" if self.unit == "sample" else f"_{self.unit}"
+        more = ("" if self.resampled or self.unit == "prompt" else "_fixed") + (
+            "_exempt" if self.malformed == "exempt" else ""
+        )
+        return f"_{rates}{unit}{more}"
+
+    @property
     def informativeness(self) -> float:
         """J = TPR - FPR = 1 - false negatives - false positives: above 0 the noise slows, at 0 nothing is learned."""
         return 1.0 - self.rate(1.0) - self.rate(0.0)

@@ -121,7 +121,8 @@ def rung_rewards(
         raise UserError(f"prompt {unknown!r} is not one of {folder}; name the run of these answers, run=FOLDER")
     prepare_torch(1)
     responses = [task.read(row["completion"]) for row in rows]
-    logits = logits_of(RungScorer(rung, BATCH_TOKENS), task, [prompts[row["prompt_id"]] for row in rows], responses)
+    asked, texts = [prompts[row["prompt_id"]] for row in rows], [row["completion"] for row in rows]
+    logits = logits_of(RungScorer(rung, BATCH_TOKENS), task, asked, responses, texts)
     if calibrator_folder is None:
         return [-math.inf if logit is None else logit for logit in logits]
     calibrator = Calibrator.load(calibrator_folder)

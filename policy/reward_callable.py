@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerState
 
 from policy.alarms import repeated_share
 from policy.audit import Audit
-from policy.rewards import REWARDS, RewardSettings, Rollout, logits_of
-from rm.scorer import RungScorer
+from policy.reward_graph import OF_A_RUNG, Reads
+from policy.rewards import REWARDS, LogitSource, RewardSettings, Rollout, logits_of
 from tasks.records import Prompt, Task
 
 
@@ -25,10 +25,10 @@ class RewardCallable:
         task: Task,
         prompts: Sequence[Prompt],
         settings: RewardSettings,
-        scorer: RungScorer | None,
+        scorers: Mapping[str, LogitSource],
         audit: Audit,
     ) -> None:
-        self.task, self.settings, self.scorer, self.audit = task, settings, scorer, audit
+        self.task, self.settings, self.scorers, self.audit = task, settings, scorers, audit
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
 
     def __call__(
@@ -46,9 +46,10 @@ class RewardCallable:
         asked = [self.prompts[name] for name in prompt_id]
         responses = [self.task.read(text) for text in texts]
         grades = [self.task.grade(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
-        logits: list[float | None] = [None] * len(texts)
-        if self.scorer is not None:
-            logits = logits_of(self.scorer, self.task, asked, responses)
+        logits = {
+            (rung, reads): logits_of(self.scorers[rung], self.task, asked, responses, texts, reads)
+            for rung, reads in self._read()
+        }
         limit = self.settings.max_new_tokens
         seen: dict[str, int] = {}
         rollouts = []
@@ -65,7 +66,8 @@ class RewardCallable:
                     truncated=len(completion_ids[i]) >= limit,
                     response=responses[i],
                     grade=grades[i],
-                    logit=logits[i],
+                    logit=next((of[i] for of in logits.values()), None) if self.settings.table.graph is None else None,
+                    logits={key: of[i] for key, of in logits.items()},
                 )
             )
         function = REWARDS[self.settings.table.reward].function
@@ -74,6 +76,14 @@ class RewardCallable:
         self._log(rollouts, parts, log_metric)
         log_metric("repetition", statistics.fmean(repeated_share(ids) for ids in completion_ids))
         return [part.reward for part in parts]
+
+    def _read(self) -> list[tuple[str, Reads]]:
+        """(rung, what it reads) of all logits that the reward needs."""
+        table = self.settings.table
+        if table.graph is None:
+            return [(rung, "answer") for rung in table.rungs]
+        parts = [part for part in table.graph.parts.values() if part.kind in OF_A_RUNG]
+        return list(dict.fromkeys((str(part.rung), part.reads) for part in parts))
 
     def _log(self, rollouts: list[Rollout], parts: list[Any], log_metric: Any) -> None:
         log_metric("well_formed", statistics.fmean(r.response.well_formed for r in rollouts))
@@ -84,7 +94,9 @@ class RewardCallable:
             "score": [part.score for part in parts],
             "rpr": [part.rpr for part in parts],
             "bonus": [part.bonus for part in parts],
+            "flipped": [None if part.flipped is None else float(part.flipped) for part in parts],
         }
+        figures |= {f"part/{name}": [part.parts.get(name) for part in parts] for name in parts[0].parts}
         for name, values in figures.items():
             known = [value for value in values if value is not None]
             if known:

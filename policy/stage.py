@@ -11,7 +11,6 @@ import torch
 import calibration.stage
 import rm.stage
 import tasks.stage
-from calibration.calibrator import Calibrator
 from calibration.config import CalibrationTable
 from configs.errors import UserError
 from configs.loader import Experiment
@@ -22,10 +21,12 @@ from policy.alarm_callback import RollBack, read_alarms, summarise_alarms
 from policy.answers import answer_prompts, summarise, write_answers
 from policy.audit import read_metrics
 from policy.checkpoints import Looks, best_state
-from policy.config import NEEDS_RUNG, PolicyTable, cell_name
+from policy.config import PolicyTable, cell_name
+from policy.prompt_lengths import within_length
 from policy.rewards import REWARDS, RewardSettings
+from policy.rungs import load_calibrator, open_calibrators, open_rungs
 from policy.training import train_policy
-from rm.scorer import RungScorer
+from rm.backbone import four_bit_settings
 from tasks.base_folder import base_path, load_causal_model
 from tasks.records import Prompt, PromptSplit, read_prompts
 from tasks.table import load_task
@@ -49,12 +50,13 @@ def run(experiment: Experiment) -> dict[str, Any]:
     inputs = {"tasks": tasks.stage.folder_of(experiment)}
     settings = table.deciding()
     settings["seed"] = experiment.seed if table.seed is None else table.seed
-    if table.reward in NEEDS_RUNG:
+    if table.rungs:
         rm.stage.run(experiment)
-        rm.stage.rung_folder(experiment, str(table.rung))
+        for rung in table.rungs:
+            rm.stage.rung_folder(experiment, rung)
         calibration.stage.run(experiment)
         inputs |= {"rm": rm.stage.folder_of(experiment), "calibration": calibration.stage.folder_of(experiment)}
-    elif table.reward in REWARDS and REWARDS[table.reward].rule is not None:
+    elif table.graph is not None or (table.reward in REWARDS and REWARDS[table.reward].rule is not None):
         settings |= {"calibration": experiment.table("calibration", CalibrationTable).model_dump(mode="json")}
     if table.reward == "untrained":
         settings = {name: settings[name] for name in sorted(settings) if name in _DECIDES_ANSWERS}
@@ -97,34 +99,43 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
     max_new_tokens = table.max_completion_length or task.max_new_tokens
     if max_new_tokens is None:
         raise UserError(f"policy.max_completion_length is missing; the task {task.name} has no limit of its own")
-    for split in SPLITS:
-        if not prompts[split]:
-            raise UserError(f"{task_folder}: there are no {split} prompts, so no policy can be made")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = table.model_name_or_path or str(base_path(task_folder))
 
     def load() -> tuple[Any, Any]:
-        model, tokenizer = load_causal_model(base, dtype="bfloat16" if table.bf16 else "float32")
+        dtype = torch.bfloat16 if table.bf16 else torch.float32
+        if table.load_in_4bit and table.reward != "untrained":
+            return load_causal_model(base, dtype=dtype, **four_bit_settings(dtype, ["lm_head"]))
+        model, tokenizer = load_causal_model(base, dtype=dtype)
         return model.to(device), tokenizer
 
     model, tokenizer = load()
-    summary: dict[str, Any] = {"reward": table.reward, "rung": table.rung}
+    prompts, too_long = within_length(prompts, tokenizer, table.max_prompt_length)
+    for split in SPLITS:
+        if not prompts[split]:
+            left = f" of at most {table.max_prompt_length} tokens" if too_long[split] else ""
+            raise UserError(f"{task_folder}: there are no {split} prompts{left}, so no policy can be made")
+    summary: dict[str, Any] = {"reward": table.reward, "rung": table.rung, "prompts_too_long": too_long}
     if table.reward != "untrained":
         calibrator = load_calibrator(experiment, table)
         is_affine = calibrator is not None and calibrator.is_affine
         if is_affine and table.algorithm == "grpo" and table.scale_rewards == "group":
             say(calibration.stage.AFFINE_NOTE)
-        settings = RewardSettings(table, seed, max_new_tokens, calibrator)
-        scorer = None
-        if table.rung is not None:
-            scorer = RungScorer(rm.stage.rung_folder(experiment, table.rung), _BATCH_TOKENS, device)
+        calibrators = {} if table.graph is None else open_calibrators(experiment, table)
+        settings = RewardSettings(table, seed, max_new_tokens, calibrator, calibrators)
+        scorers = open_rungs(experiment, table, model, device)
         trained = None
         while trained is None:
             with contextlib.suppress(RollBack):
                 trained = train_policy(
-                    model, tokenizer, task, prompts, settings, scorer, folder, folder / SCRATCH, experiment.seed
+                    model, tokenizer, task, prompts, settings, scorers, folder, folder / SCRATCH, experiment.seed
                 )
             if trained is None:
+                if table.sampler.engine == "vllm" or table.share_base:
+                    raise UserError(
+                        "policy: an alarm sent the cell back to its last good checkpoint, and this process holds a "
+                        "sampler or a rung of the old weights; run the same command again, and it goes on from there"
+                    )
                 del model  # two would not fit
                 model, tokenizer = load()
         model = trained
@@ -147,24 +158,6 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
     return summary | summarise(rows)
 
 
-def load_calibrator(experiment: Experiment, table: PolicyTable) -> Calibrator | None:
-    """The calibrator that turns this cell's logits into rewards; None for rewards that need none."""
-    row = REWARDS[table.reward]
-    if table.rung is not None:
-        folder = calibration.stage.calibrator_folder(experiment, table.rung)
-        calibrator = Calibrator.load(folder)
-        calibrator.refuse_other_rung(rm.stage.rung_folder(experiment, table.rung))
-    elif row.rule is not None:
-        return Calibrator.without_rung(experiment.table("calibration", CalibrationTable), row.rule)
-    else:
-        return None
-    if row.rule is None:
-        return calibrator
-    named = {"control_phrases": table.control_phrases} if "control_phrases" in table.model_fields_set else {}
-    return calibrator.with_settings(rule=row.rule, **named)
-
-
-_BATCH_TOKENS = 16384
 _DECIDES_ANSWERS = (
     "reward",
     "model_name_or_path",

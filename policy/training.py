@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from configs.errors import UserError
 from configs.keyed import keyed_seed
+from configs.terminal import say
 from policy.alarm_callback import ALARMS_FILE, AlarmCallback
 from policy.audit import COMPLETIONS_FILE, METRICS_FILE, Audit, Metrics
 from policy.callbacks import CellCallback, CompleteCheckpoint
@@ -21,8 +23,8 @@ from policy.config import PolicyTable
 from policy.grpo import LadderGRPOTrainer, LadderRLOOTrainer
 from policy.ppo import CriticCheckpoint, LadderPPOTrainer
 from policy.reward_callable import RewardCallable
-from policy.rewards import RewardSettings
-from rm.scorer import RungScorer
+from policy.rewards import LogitSource, RewardSettings
+from policy.vllm_weights import send_without_merging
 from rm.training import last_complete_checkpoint
 from tasks.records import Prompt, Task
 
@@ -33,7 +35,7 @@ def train_policy(
     task: Task,
     prompts: dict[str, list[Prompt]],
     settings: RewardSettings,
-    scorer: RungScorer | None,
+    scorers: Mapping[str, LogitSource],
     folder: Path,
     scratch: Path,
     run_seed: int,
@@ -45,7 +47,7 @@ def train_policy(
         task: reads and grades completions.
         prompts: the splits `train` and `dev`.
         settings: what the reward needs; `settings.seed` keys rollouts and order.
-        scorer: the rung, where the reward needs one.
+        scorers: the rungs that the reward reads, by name.
         folder: where `metrics.jsonl` and `completions.parquet` go.
         scratch: where checkpoints go.
         run_seed: keys the dev answers, which all cells share.
@@ -76,7 +78,7 @@ def train_policy(
     lora = LoraConfig(task_type="CAUSAL_LM", r=table.lora_r, lora_alpha=table.lora_alpha, target_modules="all-linear")
     trainer = TRAINERS[table.algorithm](
         model=model,
-        reward_funcs=RewardCallable(task, prompts["train"], settings, scorer, audit),
+        reward_funcs=RewardCallable(task, prompts["train"], settings, scorers, audit),
         args=trainer_config(table, settings, scratch),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -91,6 +93,11 @@ def train_policy(
         trainer.add_callback(CriticCheckpoint(trainer.critic))
         if checkpoint is not None:
             trainer.critic.load(checkpoint)
+    why_not = trainer.pack_updates(table.packed, table.batch_tokens)
+    if why_not is not None and table.packed == "auto" and torch.cuda.is_available():
+        say(f"policy: updates are padded, which is slower ({why_not})")
+    if table.sampler.engine == "vllm" and table.lora_r:
+        send_without_merging(trainer.vllm_generation, trainer.model, trainer.model.active_adapter)
     trainer.add_callback(CompleteCheckpoint())
     metrics.take_up(0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-")))
     if checkpoint is None:
@@ -166,6 +173,7 @@ def _shared_settings(table: PolicyTable, settings: RewardSettings, scratch: Path
         "epsilon": table.epsilon,
         "epsilon_high": table.epsilon_high,
         "bf16": table.bf16,
+        **table.sampler.trl_settings(),
         "seed": keyed_seed(settings.seed, "policy order") % 2**31,
         "save_strategy": "steps",
         "save_steps": -(-table.save_steps // updates) * updates,  # TRL keeps no rollout in a checkpoint

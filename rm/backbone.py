@@ -59,7 +59,7 @@ def build_reward_model(base: str, table: RMTable, tokenizer: PreTrainedTokenizer
                     config.layer_types = config.layer_types + config.layer_types[-1:] * table.extra_layers
             config.pad_token_id = tokenizer.pad_token_id
             model = AutoModelForSequenceClassification.from_pretrained(
-                base, config=config, dtype=dtype, **_quantised(table, dtype)
+                base, config=config, dtype=dtype, **(four_bit_settings(dtype, ["score"]) if table.load_in_4bit else {})
             )
         except (OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
@@ -69,16 +69,14 @@ def build_reward_model(base: str, table: RMTable, tokenizer: PreTrainedTokenizer
         return with_adapter(model, table)
 
 
-def _quantised(table: RMTable, dtype: torch.dtype) -> dict[str, Any]:
-    """What QLoRA adds to loading: NF4 with double quantisation (arXiv 2305.14314), the head left whole."""
-    if not table.load_in_4bit:
-        return {}
+def four_bit_settings(dtype: torch.dtype, whole: list[str]) -> dict[str, Any]:
+    """What QLoRA adds to loading: NF4 with double quantisation (arXiv 2305.14314), but for the modules `whole`."""
     quantisation = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["score"],
+        llm_int8_skip_modules=whole,
     )
     return {"quantization_config": quantisation, "device_map": {"": torch.cuda.current_device()}}
 

@@ -16,21 +16,19 @@ PREFIXES = ("base_model.model.", "base_model.")
 
 
 def share_base(rung: nn.Module, policy: nn.Module) -> int:
-    """Let the rung read the policy's frozen weights where they are equal; returns the bytes that are saved.
+    """Let the rung read the policy's weights where they are equal; returns the bytes that are saved.
 
-    The rung must not be trained any more, and nobody may change the policy's frozen weights afterwards: a merged
-    adapter would move the rung with it.
+    The rung must not be trained any more, and nobody may change the policy's base afterwards: training all of its
+    weights, or merging an adapter into them, would move the rung along.
 
     Raises:
-        UserError: the policy trains all of its weights, or no weight of the rung is the policy's.
+        UserError: no weight of the rung is the policy's.
     """
-    frozen = {_plain(name): parameter for name, parameter in policy.named_parameters() if not parameter.requires_grad}
-    if not frozen:
-        raise UserError("policy.share_base: the policy trains all of its weights (lora_r: 0), so no base stays fixed")
+    theirs = {_plain(name): parameter for name, parameter in policy.named_parameters()}
     saved = 0
     for module_name, module in rung.named_modules():
         for name, own in list(module.named_parameters(recurse=False)):
-            other = frozen.get(_plain(f"{module_name}.{name}"))
+            other = theirs.get(_plain(f"{module_name}.{name}"))
             if other is None or other.shape != own.shape or other.dtype != own.dtype or own.requires_grad:
                 continue
             if other.data_ptr() != own.data_ptr() and torch.equal(own.to(other.device), other):

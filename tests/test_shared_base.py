@@ -20,9 +20,8 @@ from tests.tiny_rungs import make_base, make_rung
 CHATS, ANSWERS = zip(*[conversation(i) for i in range(12)], strict=True)
 
 
-def policy_on(base: Path, lora_r: int = 4) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(base)
-    return get_peft_model(model, LoraConfig(r=lora_r, target_modules="all-linear")) if lora_r else model
+def policy_on(base: Path) -> Any:
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, target_modules="all-linear"))
 
 
 def frozen_bytes(model: torch.nn.Module) -> int:
@@ -49,11 +48,9 @@ def test_a_rung_on_the_policys_base_reads_its_weights_and_gives_the_same_logits(
     assert np.array_equal(scorer.logits(CHATS, ANSWERS), before), "training the policy must not move the rung"
 
 
-def test_another_base_or_a_policy_that_trains_all_of_it_is_refused(tmp_path: Path) -> None:
+def test_another_base_is_refused(tmp_path: Path) -> None:
     base = make_base(tmp_path)
     scorer = RungScorer(make_rung(tmp_path / "rung-60", base, 1), 4096)
-    with pytest.raises(UserError, match="trains all of its weights"):
-        share_base(scorer.model, policy_on(base, lora_r=0))
     other = policy_on(base)
     with torch.no_grad():
         for parameter in other.parameters():
