@@ -250,7 +250,10 @@ class Calibrator:
             UserError: the file is missing, is not a calibrator, is of another format or was altered.
         """
         path = folder / CALIBRATOR_FILE
-        record = read_json(path)
+        try:
+            record = read_json(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
         if isinstance(record, dict) and record.get("format", FORMAT) != FORMAT:
             raise UserError(
                 f"{path}: format {record['format']!r} is not the one that this version reads, {FORMAT}, which is bound "
@@ -271,7 +274,11 @@ class Calibrator:
         except (TypeError, ValidationError, UserError) as error:
             reason = _reason(error) if isinstance(error, ValidationError) else str(error)
             raise UserError(f"{path}: not a calibrator ({reason})") from None
-        if sha256_of_record({key: record[key] for key in KEYS[:-1]}) != record["sha256"]:
+        try:
+            sha256 = sha256_of_record({key: record[key] for key in KEYS[:-1]})
+        except ValueError:  # NaN or an infinity, which no record holds
+            sha256 = None
+        if sha256 != record["sha256"] or sha256 is None:
             raise UserError(f"{path}: altered since it was written (its SHA-256 is another); run the calibration again")
         return cls(record["rung"], units, phrase_set, settings, score_map, measured, record["rung_sha256"])
 

@@ -10,14 +10,15 @@ Written into the folder:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from calibration.fit_rows import FieldTable, read_labelled
 from calibration.fitting import (
@@ -30,8 +31,8 @@ from calibration.fitting import (
     fit_by_domain,
     linked_scores,
 )
-from calibration.labelled_logits import LabelledLogits, held_out
-from calibration.maps import save_map
+from calibration.labelled_logits import LARGEST_LOGIT, LabelledLogits, held_out
+from calibration.maps import ScoreMap, save_map
 from calibration.measures import Estimate
 from calibration.reliability import Figures, figures, mean_change, nll_terms
 from configs.errors import UserError
@@ -43,6 +44,9 @@ FORMAT = 1
 SMALL = 2000
 """Below this many cases all of them are fitted and measured in turn."""
 FOLDS = 5
+MOST_DOMAINS = 50
+"""So many domains, the largest ones, get figures of their own; a file may name another for every row."""
+SHOWN_DOMAINS = 10
 FEW_PROMPTS = 20
 """With fewer, fits differ so much from fold to fold that the report says so."""
 BEFORE: Kind = "identity"
@@ -76,6 +80,13 @@ class FitTable(FieldTable):
     resamples: int = Field(1000, ge=50, le=100_000)
     seed: int = Field(0, ge=0)
 
+    @field_validator("centre")
+    @classmethod
+    def _is_a_logit(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and abs(value) > LARGEST_LOGIT:
+            raise ValueError(f"should be within {LARGEST_LOGIT:g}, found {value:g}; beyond there are no logits")
+        return value
+
     @property
     def middle(self) -> float | None:
         """The centre as a number; None for the median."""
@@ -92,11 +103,10 @@ def run(paths: Sequence[str], table: FitTable) -> None:
         raise UserError("fit: name a file of logits and labels (.jsonl, .jsonl.gz or .parquet)")
     if table.folds is not None and table.held_out is not None:
         raise UserError("fit: folds cross-validates and held_out splits once; give one of them")
-    folder = Path(table.output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output: {folder} is a file; name a folder")
+    folder = output_folder(table.output)
     files = [Path(path) for path in paths]
     data, counts = read_labelled(files, table)
+    data = data.in_order()
     kinds = kinds_of(table, data)
     report, fits = compare(data, kinds, table)
     report = {
@@ -106,22 +116,45 @@ def run(paths: Sequence[str], table: FitTable) -> None:
         "counts": counts,
         **report,
     }
+    named = {f"maps/{kind}": fits[kind] for kind in kinds} if table.kind == "all" else {"map": fits[table.kind]}
+    title = f"{data.n} {'pairs' if data.pairs else 'answers'} of {counts['prompts']} prompts, {report['measured']}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
-        shown = str(folder).replace("\0", "\\0")
-        raise UserError(f"output: {shown} cannot be written ({error}); name another folder") from None
-    for kind in kinds:
-        answer_map = fits[kind].answer_map
-        if answer_map is not None:
-            save_map(folder / ("map.json" if table.kind != "all" else f"maps/{kind}.json"), answer_map)
+        _write(folder, {name: found.answer_map for name, found in named.items()}, report, title)
+    except OSError as error:
+        raise UserError(f"output: {folder} cannot be written ({error}); name another folder") from None
+    show(folder, report)
+
+
+def output_folder(name: str) -> Path:
+    """The folder to write into, by its name.
+
+    Raises:
+        UserError: it is the path of a file, or no path at all.
+    """
+    try:
+        folder = Path(name).expanduser()
+        if "\0" in name:
+            raise ValueError("it holds a NUL")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"output: {folder} is a file; name a folder")
+    except (OSError, ValueError, RuntimeError) as error:  # the last for the home of nobody
+        raise UserError(f"output: {name!r} cannot be written ({error}); name another folder") from None
+    return folder
+
+
+def _write(folder: Path, maps: Mapping[str, ScoreMap | None], report: dict[str, Any], title: str) -> None:
+    """Maps, figure and report; a fit on pairs that says nothing of single answers leaves no map, and no older one."""
     from calibration.reliability_figure import draw
 
-    title = f"{data.n} {'pairs' if data.pairs else 'answers'} of {counts['prompts']} prompts, {report['measured']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").unlink(missing_ok=True)
+    for name, found in maps.items():
+        if found is None:
+            (folder / f"{name}.json").unlink(missing_ok=True)
+        else:
+            save_map(folder / f"{name}.json", found)
     draw(folder / "reliability", {name: row["figures"] for name, row in report["maps"].items()}, title)
     write_json(folder / "report.json", report)
-    show(folder, report)
 
 
 def kinds_of(table: FitTable, data: LabelledLogits) -> list[Kind]:
@@ -211,13 +244,14 @@ def _measured(after: Floats, before: Floats, data: LabelledLogits, table: FitTab
         )
 
     terms = (nll_terms(before, data.labels), nll_terms(after, data.labels))
-    by_domain = {}
-    for name in sorted({domain for domain in data.domains if domain is not None}):
-        by_domain[name] = of(np.array([domain == name for domain in data.domains]))
+    sizes = Counter(domain for domain in data.domains if domain is not None)
+    largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:MOST_DOMAINS]
+    by_domain = {name: of(np.array([domain == name for domain in data.domains])) for name in sorted(largest)}
     return {
         "figures": of(np.full(len(data), True)),
         "nll_change": mean_change(*terms, data.weights, data.prompts, rng(), table.resamples),
         "figures_by_domain": by_domain or None,
+        "domains_without_figures": len(sizes) - len(by_domain),
     }
 
 
@@ -266,8 +300,14 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     for name, row in report["maps"].items():
         for label, value in row["parameters"].items():
             say(f"{name}, {label}: {_short(value)}")
+        if row["map_sha256"] is None:
+            say(f"{name}: fitted on pairs it says nothing of one answer, so there is no map of it to apply")
         if row["domains"] and row["domains"]["pooled_map"]:
-            say(f"{name}: too few cases for a map of its own: {', '.join(row['domains']['pooled_map'])}")
+            pooled = list(row["domains"]["pooled_map"])
+            more = f" and {len(pooled) - SHOWN_DOMAINS} more" if len(pooled) > SHOWN_DOMAINS else ""
+            say(f"{name}: too few cases for a map of its own: {', '.join(pooled[:SHOWN_DOMAINS])}{more}")
+        if row["domains_without_figures"]:
+            say(f"{name}: figures of the {MOST_DOMAINS} largest domains; {row['domains_without_figures']} have none")
     if report["few_prompts"]:
         say(
             f"few prompts: maps fitted on fewer than {FEW_PROMPTS} prompts may be worse than the logit as it is, and "

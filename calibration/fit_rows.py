@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from calibration.labelled_logits import LARGEST_WEIGHT, LabelledLogits, answer_pairs, single_answers
+from calibration.labelled_logits import LARGEST_WEIGHT, LEAST_WEIGHT, LabelledLogits, answer_pairs, single_answers
 from configs.errors import UserError
 from configs.loader import Table
 from tasks.preference.fields import RowProblem
@@ -40,7 +40,7 @@ class FieldTable(Table):
         logit_chosen, logit_rejected: of a pair, instead of `logit` and `label`.
         prompt: what answers with the same value share; without it every row is a prompt.
         domain: for a map of its own for each domain.
-        weight: of a row, above 0.
+        weight: of a row, 1e-9 to 1e9.
         good_from: the least label that is good.
         soft: labels are shares in 0..1 of raters who found the answer good.
     """
@@ -80,6 +80,8 @@ class _Columns:
     prompts: list[str] = field(default_factory=list)
     domains: list[str | None] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    alike: Counter[str] = field(default_factory=Counter)
+    """How many rows without a prompt were the same so far."""
 
 
 def read_labelled(paths: Sequence[Path], table: FieldTable) -> tuple[LabelledLogits, dict[str, Any]]:
@@ -94,6 +96,7 @@ def read_labelled(paths: Sequence[Path], table: FieldTable) -> tuple[LabelledLog
     shown: dict[str, str] = {}
     seen: set[str] = set()
     rows = 0
+    _refuse_twice(paths)
     for path in paths:
         if not path.name.endswith(SUFFIXES):
             raise UserError(f"fit: {path} is not a {', '.join(SUFFIXES)} file")
@@ -110,6 +113,8 @@ def read_labelled(paths: Sequence[Path], table: FieldTable) -> tuple[LabelledLog
                 shown.setdefault(problem.reason, f"{where}: {problem.detail}")
     if not columns.first:
         raise UserError(f"fit: none of {rows} rows can be used{_why(left_out, shown, table, seen)}")
+    if table.domain is not None and all(name is None for name in columns.domains):
+        raise UserError(f"fit: no row has a domain in {table.domain}; the columns are {', '.join(sorted(seen))[:200]}")
     labels = _plain_labels(np.array(columns.second), table)
     make = answer_pairs if table.pairs else single_answers
     data = make(
@@ -117,6 +122,19 @@ def read_labelled(paths: Sequence[Path], table: FieldTable) -> tuple[LabelledLog
     )
     reasons = [{"reason": r, "rows": n, "first": shown[r]} for r, n in left_out.most_common()]
     return data, {"rows": rows, "cases": data.n, "prompts": len(set(data.prompts)), "left_out": reasons}
+
+
+def _refuse_twice(paths: Sequence[Path]) -> None:
+    """A file that is read twice would count each row as two independent ones."""
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        try:
+            place = path.resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a NUL, or links that go round
+            raise UserError(f"fit: {str(path)!r} is no path of a file ({error})") from None
+        if place in seen:
+            raise UserError(f"fit: {path} is the same file as {seen[place]}; name each file once")
+        seen[place] = path
 
 
 def at(record: dict[str, Any], path: str) -> Any:
@@ -161,12 +179,17 @@ def _read_row(record: dict[str, Any], table: FieldTable, columns: _Columns, wher
         first = [_logit(value, table.logit, where) for value in logits]
         second = [_label(value, table) for value in labels]
     weight = 1.0 if table.weight is None else _number(at(record, table.weight), table.weight, "bad_weight")
-    if not 0 < weight <= LARGEST_WEIGHT:
+    if not LEAST_WEIGHT <= weight <= LARGEST_WEIGHT:
         raise RowProblem(
-            "bad_weight", f"{table.weight} is {weight}, and weights are above 0, at most {LARGEST_WEIGHT:g}"
+            "bad_weight", f"{table.weight} is {weight}, and weights are {LEAST_WEIGHT:g} to {LARGEST_WEIGHT:g}"
         )
-    prompt = where if table.prompt is None else _name(at(record, table.prompt), table.prompt)
     domain = None if table.domain is None else _domain(_walk(record, table.domain))
+    if table.prompt is not None:
+        prompt = _name(at(record, table.prompt), table.prompt)
+    else:  # named by what it holds, so that neither its place nor that of the file decides the splits
+        content = repr((first, second, weight, domain))
+        prompt = f"{content} {columns.alike[content]}"
+        columns.alike[content] += 1
     columns.first += first
     columns.second += second
     columns.prompts += [prompt] * len(first)

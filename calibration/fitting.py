@@ -7,6 +7,7 @@ data give finite parameters. Intervals are Wald's, errors clustered by prompt (s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import t as student
 
-from calibration.labelled_logits import LabelledLogits, folds_of
+from calibration.labelled_logits import LabelledLogits, are_equal, folds_of
 from calibration.maps import Beta, ByDomain, Identity, Isotonic, Platt, Quantile, Reference, ScoreMap, Temperature
 from calibration.measures import Estimate
 from configs.errors import UserError
@@ -83,9 +84,13 @@ def fit_by_domain(
     pooled = fit(kind, data, centre)
     own: dict[str, Fit] = {}
     others: dict[str, int] = {}
-    for name in sorted({domain for domain in data.domains if domain is not None}):
+    sizes = Counter(domain for domain in data.domains if domain is not None)
+    for name in sorted(sizes):
+        if sizes[name] < least * (2 if data.pairs else 1):  # a file may name a domain for every row
+            others[name] = sizes[name] // (2 if data.pairs else 1)
+            continue
         mine = data.in_domain(name)
-        enough = mine.n >= least and np.ptp(mine.labels) > 0 and np.ptp(mine.logits) > 0
+        enough = np.ptp(mine.labels) > 0 and not are_equal(mine.logits)
         if enough:
             own[name] = fit(kind, mine, centre)
         else:
@@ -132,7 +137,7 @@ def check_part(part: LabelledLogits, what: str) -> None:
     Raises:
         UserError: it has.
     """
-    if len(part) == 0 or np.ptp(part.labels) == 0 or np.ptp(part.logits) == 0:
+    if len(part) == 0 or np.ptp(part.labels) == 0 or are_equal(part.logits):
         raise UserError(
             f"fit: the {part.n} cases {what} have one label or one logit; too few to fit on one part "
             "and measure on another"

@@ -7,6 +7,7 @@ without intercept is antisymmetric: swapping the two answers gives the complemen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from configs.keyed import keyed_seed
 Floats = NDArray[np.float64]
 LARGEST_LOGIT = 1e9
 LARGEST_WEIGHT = 1e9
+LEAST_WEIGHT = 1e-9
 LEAST_RANGE = 1e-9
 """Logits that differ by less, or by less than this share of the largest, are taken as equal."""
 
@@ -68,6 +70,27 @@ class LabelledLogits:
             self.pairs,
         )
 
+    def in_order(self) -> LabelledLogits:
+        """The same cases in an order of their own, so that no sum depends on the order of the rows."""
+        # beside each case of single answers stands itself, beside each pair its mirror
+        other = self.own[self.n :] if self.pairs else self.own
+        keys = zip(
+            self.prompts, self.domains, self.own.tolist(), other.tolist(), self.labels.tolist(), self.weights.tolist(),
+            strict=False,
+        )  # fmt: skip
+        ranked = [(prompt, domain or "", *numbers) for prompt, domain, *numbers in keys]
+        order = sorted(range(self.n), key=ranked.__getitem__)
+        rows = np.array(order + [self.n + i for i in order] if self.pairs else order, dtype=np.intp)
+        return LabelledLogits(
+            self.logits[rows],
+            self.labels[rows],
+            self.weights[rows],
+            self.own[rows],
+            tuple(self.prompts[i] for i in rows.tolist()),
+            tuple(self.domains[i] for i in rows.tolist()),
+            self.pairs,
+        )
+
     def in_domain(self, name: str) -> LabelledLogits:
         """The cases of one domain."""
         return self.take(np.array([domain == name for domain in self.domains]))
@@ -91,11 +114,11 @@ def single_answers(
     _check(x, y, w)
     if np.all(y == y[0]):
         raise UserError(f"fit: all {len(y)} labels are {y[0]:g}; a map needs good and bad answers")
-    if np.ptp(x) < LEAST_RANGE * max(1.0, float(np.abs(x).max())):
+    if are_equal(x):
         raise UserError(f"fit: all {len(x)} logits are {x[0]:g}, to nine digits; there is nothing to map")
     names = tuple(map(str, range(len(x)))) if prompts is None else tuple(prompts)
     return LabelledLogits(
-        x, y, w * (len(w) / w.sum()), x, names, tuple(domains) if domains else (None,) * len(x), pairs=False
+        x, y, w * (len(w) / math.fsum(w)), x, names, tuple(domains) if domains else (None,) * len(x), pairs=False
     )
 
 
@@ -119,7 +142,7 @@ def answer_pairs(
         raise UserError(f"fit: both answers of all {len(d)} pairs have the same logit; there is nothing to map")
     names = tuple(map(str, range(len(d)))) if prompts is None else tuple(prompts)
     of_domain = tuple(domains) if domains else (None,) * len(d)
-    half = w * (len(w) / w.sum()) / 2
+    half = w * (len(w) / math.fsum(w)) / 2
     return LabelledLogits(
         np.concatenate([d, -d]),
         np.repeat([1.0, 0.0], len(d)),
@@ -144,6 +167,11 @@ def folds_of(prompts: Sequence[str], folds: int, seed: int) -> NDArray[np.intp]:
     return np.array([fold[prompt] for prompt in prompts], dtype=np.intp)
 
 
+def are_equal(logits: Floats) -> bool:
+    """Whether logits, shape (N,), are the same to nine digits, or there are none."""
+    return len(logits) == 0 or float(np.ptp(logits)) < LEAST_RANGE * max(1.0, float(np.abs(logits).max()))
+
+
 def _shuffled(prompts: Sequence[str], seed: int) -> list[str]:
     return sorted(set(prompts), key=lambda prompt: (keyed_seed(seed, "calibration split", prompt), prompt))
 
@@ -163,7 +191,7 @@ def _check(logits: Floats, labels: Floats, weights: Floats) -> None:
         raise UserError(
             f"fit: a logit is {logits[np.abs(logits).argmax()]:g}, beyond {LARGEST_LOGIT:g}; these are no logits"
         )
-    if not np.all((weights > 0) & (weights <= LARGEST_WEIGHT)):
+    if not np.all((weights >= LEAST_WEIGHT) & (weights <= LARGEST_WEIGHT)):
         raise UserError(
-            f"fit: weights must be above 0 and at most {LARGEST_WEIGHT:g}; leave out what is to count nothing"
+            f"fit: weights must be {LEAST_WEIGHT:g} to {LARGEST_WEIGHT:g}; leave out what is to count nothing"
         )

@@ -299,7 +299,10 @@ def load_map(path: Path) -> ScoreMap:
     Raises:
         UserError: the file is missing, holds no map or was altered.
     """
-    record = read_json(path)
+    try:
+        record = read_json(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not isinstance(record, dict) or sorted(record) != ["format", "map", "sha256"] or record["format"] != FORMAT:
         raise UserError(f"{path}: not a file of a map (format {FORMAT}, with map and sha256); fit it again")
     found = map_from_record(record["map"], str(path))

@@ -64,7 +64,7 @@ def resampled_clusters(clusters: Sequence[str], rng: np.random.Generator) -> tup
     Returns:
         The number of each item's cluster, shape (N,), and how often each was drawn, shape (RESAMPLES, clusters).
     """
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    numbers = {name: i for i, name in enumerate(sorted(set(clusters)))}  # so that the order of rows draws nothing else
     index = np.array([numbers[name] for name in clusters], dtype=np.intp)
     draws = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=RESAMPLES)
     return index, draws

@@ -36,7 +36,7 @@ from calibration.rpr import SPACELESS, folded, places
 from configs.errors import UserError
 from configs.loader import Table
 from configs.records import write_bytes
-from configs.terminal import interval, say, show_table
+from configs.terminal import interval, progress, say, show_table
 
 MOST_WORDS = 4
 CHARACTERS = (2, 6)
@@ -126,6 +126,7 @@ def run(paths: Sequence[str], table: MineTable) -> None:
     """
     if table.output is not None and Path(table.output).suffix not in (".yaml", ".yml"):
         raise UserError(f"mine: output {table.output!r} is no YAML file; name one, for example output=phrases.yaml")
+    output = None if table.output is None else _output_file(table.output)
     corpus = read_corpus(paths, table.field, table.second_field, table.label, table.inside, table.prompt)
     mined = mine(corpus, table)
     show(corpus, mined, table)
@@ -134,18 +135,32 @@ def run(paths: Sequence[str], table: MineTable) -> None:
             f"mine: none of {mined.distinct} phrases stands in at least {table.min_documents} documents and "
             f"{table.min_prompts} prompts with z of at least {table.least_z:g}; give more texts or lower these"
         )
-    if table.output is not None:
-        output = Path(table.output)
+    if output is not None:
         phrase_set = as_phrase_set(corpus, mined, table)
         tree = phrase_set.model_dump(mode="json", exclude_defaults=True)
         text = yaml.safe_dump(tree, allow_unicode=True, sort_keys=False, width=110)
-        write_bytes(output, text.encode())
+        try:
+            write_bytes(output, text.encode())
+        except OSError as error:
+            raise UserError(f"mine: output {output} cannot be written ({error}); name another file") from None
         say(f"written: {output}, {len(phrase_set.phrases)} phrases; use it as calibration.phrases={output}")
+
+
+def _output_file(name: str) -> Path:
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir() or "\0" in name:
+            raise ValueError("a folder" if path.is_dir() else "it holds a NUL")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:  # the last for the home of nobody
+        raise UserError(f"mine: output {name!r} cannot be written ({error}); name another file") from None
+    return path
 
 
 def mine(corpus: Corpus, table: MineTable) -> Mined:
     """The phrases that tell the first set from the second, best first."""
-    held = [[phrases_of(document.text) for document in side] for side in (corpus.first, corpus.second)]
+    both = (("the first set", corpus.first), ("the second set", corpus.second))
+    held = [[phrases_of(document.text) for document in progress(side, f"phrases of {what}")] for what, side in both]
     first, second = (Counter(phrase for document in side for phrase in document) for side in held)
     scored: list[MinedPhrase] = []
     by_length: dict[tuple[bool, int], list[str]] = {}
@@ -208,31 +223,36 @@ def _length(phrase: str) -> tuple[bool, int]:
     return (True, len(phrase)) if _is_spaceless(phrase) else (False, phrase.count(" ") + 1)
 
 
-def contains(longer: str, shorter: str) -> bool:
-    """Whether one phrase is a part of another: whole words, or characters in scripts without blanks."""
-    if _is_spaceless(longer) or _is_spaceless(shorter):
-        return shorter in longer
-    return f" {shorter} " in f" {longer} "
+def parts_of(phrase: str) -> frozenset[str]:
+    """The shorter phrases in a phrase: runs of its words, or of its characters in scripts without blanks."""
+    if _is_spaceless(phrase):
+        return frozenset(_runs(phrase)) - {phrase}
+    words = phrase.split(" ")
+    spans = ((start, end) for start in range(len(words)) for end in range(start + 1, len(words) + 1))
+    return frozenset(" ".join(words[start:end]) for start, end in spans) - {phrase}
 
 
 def merged(scored: Sequence[MinedPhrase], merge_share: float) -> list[tuple[MinedPhrase, tuple[str, ...]]]:
     """Merge near-duplicates by the rule of the module docstring; `scored` is ordered by z."""
+    within: dict[str, list[MinedPhrase]] = {}
+    for found in scored:
+        for part in parts_of(found.phrase):
+            within.setdefault(part, []).append(found)
     whole: dict[str, str] = {}
     for short in scored:
-        longer = [
-            found
-            for found in scored
-            if found.first >= merge_share * short.first
-            and len(found.phrase) > len(short.phrase)
-            and contains(found.phrase, short.phrase)
-        ]
+        longer = [found for found in within.get(short.phrase, ()) if found.first >= merge_share * short.first]
         if longer:
             whole[short.phrase] = max(longer, key=lambda found: (len(found.phrase), found.z)).phrase
     groups: dict[str, list[str]] = {}
+    rank: dict[str, int] = {}
+    first_with: dict[str, str] = {}  # the first kept phrase that contains a part
     for phrase in (found.phrase for found in scored if found.phrase not in whole):
-        home = next((kept for kept in groups if contains(phrase, kept) or contains(kept, phrase)), None)
+        near = [kept for kept in parts_of(phrase) if kept in groups]
+        home = min([*near, *([first_with[phrase]] if phrase in first_with else [])], key=rank.__getitem__, default=None)
         if home is None:
-            groups[phrase] = []
+            groups[phrase], rank[phrase] = [], len(rank)
+            for part in parts_of(phrase):
+                first_with.setdefault(part, phrase)
         else:
             groups[home].append(phrase)
     home_of = {name: kept for kept, names in groups.items() for name in (kept, *names)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from calibration.folding import folded
 from configs.errors import UserError
 from configs.loader import Table, parse_yaml
 from configs.records import sha256_of_record
@@ -68,7 +70,9 @@ class PhraseSet(Table):
                 raise ValueError("an empty phrase stands in every text; remove it")
             if phrase != phrase.lower():
                 raise ValueError(f"{phrase!r} can never match, because texts are lower-cased; write {phrase.lower()!r}")
-        twice = sorted({phrase for phrase in self.phrases if self.phrases.count(phrase) > 1})
+            if self.matching == "words" and folded(phrase) != phrase.strip(" "):
+                raise ValueError(f"{phrase!r} can never match, because texts are folded; write {folded(phrase)!r}")
+        twice = sorted(phrase for phrase, times in Counter(self.phrases).items() if times > 1)
         if twice:
             raise ValueError(f"{twice[0]!r} stands twice; each phrase counts once")
         if self.counting == "frequency" and self.cap is None:
@@ -149,6 +153,7 @@ def read_phrase_set(path: Path) -> PhraseSet:
 
 def checked_phrase_set(tree: Any, where: str) -> PhraseSet:
     """A phrase set from plain data; `where` begins the error sentence."""
+    _refuse_nested(tree, where)
     try:
         return PhraseSet.model_validate(tree)
     except ValidationError as error:
@@ -159,3 +164,10 @@ def checked_phrase_set(tree: Any, where: str) -> PhraseSet:
             f"{where}: not a phrase set ({f'{place}: ' if place else ''}{reason}); "
             f"its keys are {', '.join(PhraseSet.model_fields)}"
         ) from None
+
+
+def _refuse_nested(tree: Any, where: str) -> None:
+    """Lists in lists, which YAML's aliases can make of any size."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(value, (list, tuple)) and any(isinstance(part, (list, tuple, dict)) for part in value):
+            raise UserError(f"{where}: not a phrase set ({key}: a list of texts is needed, found lists in it)")

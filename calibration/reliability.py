@@ -263,7 +263,7 @@ def mean_change(
 
 def resampled_prompts(prompts: Sequence[str], rng: np.random.Generator, resamples: int) -> Iterator[NDArray[np.int64]]:
     """How often each case is drawn when as many prompts as there are are drawn with replacement, shape (N,) each."""
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(prompts))}
+    numbers = {name: i for i, name in enumerate(sorted(set(prompts)))}  # so that the order of rows draws nothing else
     index = np.array([numbers[name] for name in prompts], dtype=np.intp)
     shares = np.full(len(numbers), 1 / len(numbers))
     for _ in range(resamples):

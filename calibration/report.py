@@ -15,6 +15,7 @@ import numpy as np
 
 from calibration.calibrator import CalibratedReward, Calibrator
 from calibration.effect import MeasuredAnswers, effect
+from calibration.labelled_logits import LARGEST_LOGIT
 from calibration.measures import brier_terms, clustered, clustered_mean, nll_terms
 from calibration.resamples import Resamples
 from configs.errors import UserError
@@ -52,7 +53,7 @@ def pair_row(row: dict[str, Any], where: str) -> PairRow:
         found = PairRow(str(row["prompt_id"]), str(row["split"]), *logits)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a row of pair logits ({error!r})") from None
-    if not all(map(math.isfinite, logits)):
+    if not all(map(_is_logit, logits)):
         raise UserError(f"{where}: logits must be finite, found {logits}")
     return found
 
@@ -66,9 +67,16 @@ def answer_row(row: dict[str, Any], where: str) -> AnswerRow:
         found = AnswerRow(str(row["prompt_id"]), response, logit, gold)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a row of reference logits ({error!r})") from None
-    if response.well_formed and (logit is None or not math.isfinite(logit)):
+    if response.well_formed and (logit is None or not _is_logit(logit)):
         raise UserError(f"{where}: a well-formed answer needs a finite logit, found {logit}")
+    if gold is not None and not math.isfinite(gold):
+        raise UserError(f"{where}: gold must be a finite number or null, found {gold}")
     return found
+
+
+def _is_logit(value: float) -> bool:
+    """Whether it is finite; squares of what is far beyond any logit are not."""
+    return math.isfinite(value) and abs(value) <= LARGEST_LOGIT
 
 
 def pair_report(calibrator: Calibrator, pairs: list[PairRow], seed: int) -> dict[str, Any]:

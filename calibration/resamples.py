@@ -29,8 +29,8 @@ class Resamples:
     """
 
     def __init__(self, prompts: Sequence[str], rng: np.random.Generator) -> None:
-        """Draw from the different names among prompts, in the order of first appearance; at least one is needed."""
-        names = list(dict.fromkeys(prompts))
+        """Draw from the different names among prompts, whatever the order of the rows; at least one is needed."""
+        names = sorted(set(prompts))
         self.numbers = {name: i for i, name in enumerate(names)}
         self.draws = resampled_clusters(names, rng)[1].astype(np.float64)
 

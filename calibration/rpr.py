@@ -37,25 +37,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.folding import BLANK, folded, plain_blanks
 from calibration.phrase_set import Matching, PhraseSet
 
-_APOSTROPHES = ("\u2018", "\u2019", "\u02bc")
-_FULL_WIDTH = tuple((chr(ord(mark) + 0xFEE0), mark) for mark in ",!?:;()")
-"""Marks that nearly every Chinese text holds. They combine with nothing, and a text without them is often in NFKC
-already, which is found out several times faster than a text is composed."""
 SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana and Han
 )
 """Letters of scripts that write no blanks between words, as the inside of a regular expression's set."""
 _SPACELESS = re.compile(f"[{SPACELESS}]")
-_ASCII_BLANKS = "\t\n\v\f\r\x1c\x1d\x1e\x1f "
-_WIDE_BLANKS = (
-    "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-)
-_TO_BLANK = bytes.maketrans(_ASCII_BLANKS.encode(), b" " * len(_ASCII_BLANKS))
-_WIDE = tuple(blank.encode() for blank in _WIDE_BLANKS)
-_BLANK = ord(" ")
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _GRAM = 4
 _GRAM_MULTIPLIER = np.uint32(0x9E3779B1)
@@ -63,6 +53,10 @@ _GRAM_SHIFT = np.uint32(16)
 _GRAM_SLOTS = 1 << 16
 _SHORT = 1000
 """In a shorter text it costs less to search every phrase than to fill the table."""
+
+
+_MANY_WORDS = 200_000
+"""Where so many words stand in runs that may repeat, the runs are numbered instead of compared as texts."""
 
 
 def rpr(text: str, phrase_set: PhraseSet) -> float:
@@ -93,18 +87,6 @@ def phrases_in(text: str, phrase_set: PhraseSet) -> tuple[str, ...]:
 def lowered(text: str) -> str:
     """The text as the paper's code searches it."""
     return text.lower()
-
-
-def folded(text: str) -> str:
-    """Compatible characters, cases, apostrophes and white space made one (NFKC, case folding, single blanks)."""
-    if text.isascii():
-        return _single_blanks(text.lower().encode()).strip(b" ").decode()
-    for wide, narrow in _FULL_WIDTH:
-        text = text.replace(wide, narrow)
-    composed = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    for apostrophe in _APOSTROPHES:
-        composed = composed.replace(apostrophe, "'")
-    return " ".join(composed.split())
 
 
 def repetition(text: str, n: int) -> float:
@@ -215,31 +197,11 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _plain_blanks(raw: bytes) -> bytes:
-    """UTF-8 with each character that `str.split()` takes for white space made a blank."""
-    if not raw.isascii():
-        for blank in _WIDE:
-            raw = raw.replace(blank, b" ")
-    return raw.translate(_TO_BLANK)
-
-
-def _single_blanks(raw: bytes) -> bytes:
-    """UTF-8 with each run of white space made one blank."""
-    raw = _plain_blanks(raw)
-    blanks = np.flatnonzero(np.frombuffer(raw, dtype=np.uint8) == _BLANK)
-    followers = blanks[1:][np.diff(blanks) == 1]
-    if not len(followers):
-        return raw
-    kept = np.ones(len(raw), dtype=np.bool_)
-    kept[followers] = False
-    return np.frombuffer(raw, dtype=np.uint8)[kept].tobytes()
-
-
 def _repetition(raw: bytes, n: int) -> float:
     """`repetition` of a text in UTF-8. Equal windows have equal hashes, so the result is exact."""
-    raw = _plain_blanks(raw).strip(b" ") + b" "
+    raw = plain_blanks(raw).strip(b" ") + b" "
     characters = np.frombuffer(raw, dtype=np.uint8)
-    blanks = np.flatnonzero(characters == _BLANK)
+    blanks = np.flatnonzero(characters == BLANK)
     following = blanks + 1
     starts = np.concatenate(([0], following[:-1][following[:-1] != blanks[1:]]))
     total = len(starts) + 1 - n
@@ -251,9 +213,35 @@ def _repetition(raw: bytes, n: int) -> float:
     if not equal.any():
         return 0.0
     shared = np.flatnonzero(np.isin(hashes, ordered[1:][equal]))
+    if len(shared) * n > _MANY_WORDS:
+        return _repeated_runs(raw.split(), n) / total
     ends = np.append(starts[1:], len(raw))
     counts = Counter(tuple(raw[starts[place] : ends[place + n - 1]].split()) for place in shared)
     return sum(count > 1 for count in counts.values()) / total
+
+
+def _repeated_runs(words: Sequence[bytes], n: int) -> int:
+    """How many different runs of n words occur more than once; exact, in N log N log n steps for N words.
+
+    Runs of each length get a number: a run of a + b words that of the pair of its first a and its last b words.
+    """
+    known: dict[bytes, int] = {}
+    power = np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64)
+    found, length, size = power[:0], 0, 1
+    for bit in reversed(f"{n:b}"):
+        if bit == "1":
+            found, length = (_joined(found, power, length) if length else power), length + size
+        if length < n:
+            power, size = _joined(power, power, size), 2 * size
+    return int((np.bincount(found) > 1).sum())
+
+
+def _joined(first: NDArray[np.int64], second: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
+    """A number for each pair of first[i] and second[i + shift]; equal pairs get equal ones."""
+    later = second[shift:]
+    number = min(len(first), len(later))
+    pairs = first[:number] * (int(later.max()) + 1) + later[:number]
+    return np.unique(pairs, return_inverse=True)[1].astype(np.int64)
 
 
 def _window_hashes(

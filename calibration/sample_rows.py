@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calibration.calibrator import CALIBRATOR_FILE, Calibrator
+from calibration.labelled_logits import LARGEST_LOGIT
 from calibration.resamples import Mask
 from configs.errors import UserError
 from configs.records import read_json
 from configs.runfolder import MANIFEST
 from rm.measures import Floats
+from tasks.records import GradeStatus
 
 COMPLETIONS_FILE = "completions.parquet"
 SUMMARY_FILE = "summary.json"
@@ -37,6 +39,7 @@ SCHEMA = pa.schema(
 ALWAYS = ("step", "prompt_id", "status", "n_tokens")
 """Those that no row may lack."""
 MALFORMED = "malformed"
+STATUSES: tuple[str, ...] = get_args(GradeStatus)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def read_cell(path: Path, threshold: float | None, gold_good: float | None) -> S
     values = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
     for name in ("gold", "score", "rpr", "bonus", "reward"):
         _refuse_infinite(file, name, table.column(name), values[name])
+    _refuse_strange(file, table)
     status = table.column("status").to_pylist()
     well = np.array([word != MALFORMED for word in status], dtype=bool)
     has_scores = bool(np.isfinite(values["score"]).any())
@@ -105,7 +109,7 @@ def read_cell(path: Path, threshold: float | None, gold_good: float | None) -> S
     if has_scores:
         threshold, gold_good = _bounds(path, rung, threshold, gold_good)
     prompts = _taken(table.column("prompt_id").to_pylist(), kept)
-    steps = values["step"][kept].astype(np.int64)
+    steps = table.column("step").to_numpy()[kept]
     reward, score = values["reward"][kept], values["score"][kept]
     rprs = values["rpr"][kept]
     return SampleRows(
@@ -157,11 +161,24 @@ def _read_table(file: Path) -> pa.Table:
 
 
 def _refuse_infinite(file: Path, name: str, column: pa.ChunkedArray, values: Floats) -> None:
-    """NaN and infinities are no missing values: those are null."""
-    wrong = ~np.isfinite(values) & ~np.asarray(column.is_null().to_numpy(), dtype=bool)
+    """NaN and infinities are no missing values: those are null. Squares of what is far beyond logits overflow."""
+    wrong = ~(np.abs(values) <= LARGEST_LOGIT) & ~np.asarray(column.is_null().to_numpy(), dtype=bool)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise UserError(f"{file}, row {row + 1}: {name} is {values[row]}; a finite number or null is needed")
+        raise UserError(
+            f"{file}, row {row + 1}: {name} is {values[row]}; a finite number or null is needed, "
+            f"at most {LARGEST_LOGIT:g} from 0"
+        )
+
+
+def _refuse_strange(file: Path, table: pa.Table) -> None:
+    """A status that no completion has, or a number of tokens below 0."""
+    for row, status in enumerate(table.column("status").to_pylist(), start=1):
+        if status not in STATUSES:
+            raise UserError(f"{file}, row {row}: status is {status!r}; it is one of {', '.join(STATUSES)}")
+    below = np.flatnonzero(table.column("n_tokens").to_numpy() < 0)
+    if len(below):
+        raise UserError(f"{file}, row {int(below[0]) + 1}: n_tokens is below 0")
 
 
 def _named(path: Path) -> tuple[str, str | None, str | None]:

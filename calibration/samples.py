@@ -63,11 +63,18 @@ def run(paths: Sequence[str], table: SamplesTable) -> None:
     """
     if not paths:
         raise UserError("samples: name one or more cell folders, for example runs/demo/policy/rpr-rung65-grpo-s0")
-    output = place_to_write(table.output, "output") if table.output else None
-    cells = [read_cell(Path(path).expanduser(), table.threshold, table.gold_good) for path in paths]
+    try:
+        output = place_to_write(table.output, "output") if table.output else None
+        places = [Path(path).expanduser() for path in paths]
+    except RuntimeError as error:  # the home of nobody
+        raise UserError(f"samples: {error}; write the path without ~") from None
+    cells = [read_cell(place, table.threshold, table.gold_good) for place in places]
     reports = [samples_report(cell, table.seed) for cell in cells]
     if output is not None:
-        write_json(output, {"format": 1, "seed": table.seed, "cells": reports})
+        try:
+            write_json(output, {"format": 1, "seed": table.seed, "cells": reports})
+        except OSError as error:
+            raise UserError(f"output: {output} cannot be written ({error}); name another file") from None
     show(reports)
     if output is not None:
         say(f"written: {output}")
@@ -75,7 +82,7 @@ def run(paths: Sequence[str], table: SamplesTable) -> None:
 
 def samples_report(cell: SampleRows, seed: int) -> dict[str, Any]:
     """The report of one cell: `windows` (first, middle, last third of the steps; `all`), `change` and `reading`."""
-    resamples = Resamples(cell.prompts, keyed_rng(seed, "calibration", "samples", cell.name))
+    resamples = Resamples(cell.prompts, keyed_rng(seed, "calibration", "samples"))
     steps = np.unique(cell.steps)
     parts = dict(zip(WINDOWS, np.array_split(steps, len(WINDOWS)), strict=True)) if len(steps) >= len(WINDOWS) else {}
     windows = {name: _window(cell, np.isin(cell.steps, part)) for name, part in {**parts, "all": steps}.items()}

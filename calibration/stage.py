@@ -222,7 +222,10 @@ def _map_paths(table: CalibrationTable, rungs: list[str]) -> dict[str, Path]:
             f"calibration.map: {table.map} would be the map of {len(rungs)} rungs, and each has logits of its own; "
             f"write {RUNG_PLACE} where the path holds the name of the rung"
         )
-    return {rung: Path(table.map.replace(RUNG_PLACE, rung)).expanduser() for rung in rungs}
+    try:
+        return {rung: Path(table.map.replace(RUNG_PLACE, rung)).expanduser() for rung in rungs}
+    except RuntimeError as error:  # the home of nobody
+        raise UserError(f"calibration.map: {table.map!r} is no path ({error}); name the file of a map") from None
 
 
 def _rungs(ladder_folder: Path) -> list[dict[str, Any]]:

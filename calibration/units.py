@@ -132,6 +132,8 @@ def _of_answers(kind: FittedUnits, rows: RungRows, gold_good: float, seed: int) 
         )
     part, rest = _halves(data, seed)
     check_part(part, "to fit on")
+    if len(rest) == 0:
+        raise UserError("all labelled answers have one prompt, so none is left to measure on")
     found = fit(kind, part)
     assert found.answer_map is not None, "a fit on single answers maps single answers"
     measured = _compared(found.link, rows.units, rest, seed)

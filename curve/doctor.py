@@ -1,7 +1,6 @@
 """`rewardladder doctor`: before a run, is everything there and will it fit?
 
-Every check that fails says what to do. The memory figure counts weights, gradients, optimizer states and the copies
-that scoring and sampling need; activations come on top, so it is a lower bound.
+Every check that fails says what to do. Memory is predicted (curve.doctor_memory).
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ from configs.errors import UserError
 from configs.loader import Experiment
 from configs.terminal import say, show_table
 from curve.cells import expand
+from curve.doctor_memory import gpu_bytes_here, policy_look, reward_model_look
 from judge.config import JudgeTable
 from rm.config import RMTable
 from tasks.table import load_task, task_table
 
 LEAST_FREE_BYTES = 2 * 2**30
 ENDPOINT_TIMEOUT_S = 10.0
-ADAM_BYTES = 8
-"""Two float32 moments a trained parameter."""
 
 
 class Check(NamedTuple):
@@ -62,17 +60,6 @@ def show_doctor(experiment: Experiment) -> None:
     if ill:
         raise UserError(f"{len(ill)} of {len(checks)} checks failed: {', '.join(check.what for check in ill)}")
     say("Everything that can be known before a run is well.")
-
-
-def adapter_bytes(parameters: int, trained: int, weight_bytes: int) -> int:
-    """Memory of a model in training: weights, and gradient plus Adam moments of the trained parameters.
-
-    Args:
-        parameters: of the whole model.
-        trained: of them, or added to them by LoRA.
-        weight_bytes: 2 for bfloat16, 4 for float32; trained parameters are float32.
-    """
-    return parameters * weight_bytes + trained * (4 + 4 + ADAM_BYTES)
 
 
 def _settings(experiment: Experiment) -> tuple[bool, str]:
@@ -128,28 +115,11 @@ def _models(experiment: Experiment) -> tuple[bool, str]:
     return well, "; ".join(found)
 
 
-def _memory(experiment: Experiment) -> tuple[bool, str]:
-    import torch
+def _memory(look: Callable[[Experiment, float | None], tuple[bool, str]]) -> Callable[[Experiment], tuple[bool, str]]:
+    def of(experiment: Experiment) -> tuple[bool, str]:
+        return look(experiment, gpu_bytes_here())
 
-    table = experiment.table("rm", RMTable)
-    name = table.model_name_or_path or experiment.tables["policy"].get("model_name_or_path")
-    if not name:
-        return True, "tiny models; less than 1 GiB"
-    size, problem = _parameters(name)
-    if problem:
-        return False, f"unknown, because {name} cannot be read"
-    trained = size if not table.lora_r else int(size * 0.006 * table.lora_r / 16)
-    needed = adapter_bytes(size, trained, 2 if table.bf16 else 4)
-    said = f"at least {needed / 2**30:.1f} GiB for weights and optimizer of the reward model, activations on top"
-    if not torch.cuda.is_available():
-        return True, said
-    total = torch.cuda.mem_get_info()[1]
-    if needed > 0.9 * total:
-        return (
-            False,
-            f"{said}; the GPU has {total / 2**30:.0f} GiB: set rm.bf16: true, rm.lora_r: 16, or a smaller model",
-        )
-    return True, said
+    return of
 
 
 def _endpoint(experiment: Experiment) -> tuple[bool, str]:
@@ -193,7 +163,8 @@ _LOOKS: dict[str, Callable[[Experiment], tuple[bool, str]]] = {
     "disk": _disk,
     "data": _data,
     "models": _models,
-    "memory": _memory,
+    "memory (rm)": _memory(reward_model_look),
+    "memory (policy)": _memory(policy_look),
     "judge": _endpoint,
     "extras": _extras,
 }

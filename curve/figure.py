@@ -19,6 +19,8 @@ from curve.points import Point
 
 DPI = 160
 SIZE_INCHES = (10.5, 4.6)
+LEGEND_CHARACTERS = 100
+"""Characters of the legend's size that fit under one panel."""
 STYLES: dict[str, tuple[str, str, str]] = {
     "raw": ("#1b6ca8", "o", "reward model as it is"),
     "rpr": ("#d1495b", "s", "with RPR compensation"),
@@ -73,9 +75,11 @@ def draw(
                     axis.axvline(100 * fit["knee"], color=colour, alpha=0.4, linewidth=0.9, linestyle=":", zorder=0)
         figure.suptitle(title, fontweight="bold")
         handles, labels = figure.axes[0].get_legend_handles_labels()
+        widest = max(map(len, labels), default=0)
+        columns = max(1, min(4, int(LEGEND_CHARACTERS * len(panels) / (widest + 8))))
         if labels:
-            figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, fontsize=8)
-        figure.tight_layout(rect=(0, 0.04 + 0.045 * ((len(labels) + 3) // 4) if labels else 0, 1, 1))
+            figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=8)
+        figure.tight_layout(rect=(0, 0.04 + 0.045 * -(-len(labels) // columns) if labels else 0, 1, 1))
         for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             content = io.BytesIO()
             figure.savefig(content, format=ending[1:], dpi=DPI, metadata=metadata)

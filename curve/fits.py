@@ -134,26 +134,29 @@ def find_knee(units: Units, rng: np.random.Generator, resamples: int = RESAMPLES
     if len(x) < FEWEST_UNITS or len(np.unique(x)) < 4:
         raise ValueError(f"a knee needs {FEWEST_UNITS} reward models of four accuracies, found {len(x)}")
     knees = np.linspace(x[0], x[-1], GRID + 1)[1:]
-    w, scatter2 = _weights(x, x_se, y, y_se, knees)
-    noise = np.sqrt(y_se**2 + SMALLEST_ERROR**2 + scatter2)
+    own = y_se**2 + SMALLEST_ERROR**2
+    w, scatter2 = _weights("knee", x, x_se, y, own, knees)
     found = regress(basis("knee", x[None], knees), y[None], w)
-    line = regress(basis("line", x[None], knees), y[None], w)
     best = int(found.rss[0].argmin())
     knee, plateau, slope = float(knees[best]), float(found.level[0, best]), float(found.slope[0, best])
 
-    def drawn(curve: Floats) -> tuple[Floats, Floats]:
+    def drawn(curve: Floats, beyond2: float) -> tuple[Floats, Floats]:
         shape = (resamples, len(x))
+        noise = np.sqrt(own + beyond2)
         return x + x_se * rng.standard_normal(shape), curve + noise * rng.standard_normal(shape)
 
-    x_BN, y_BN = drawn(plateau + slope * np.minimum(x - knee, 0.0))
+    x_BN, y_BN = drawn(plateau + slope * np.minimum(x - knee, 0.0), scatter2)
     drawn_rss = regress(basis("knee", x_BN, knees), y_BN, w).rss
     smallest = drawn_rss.min(axis=1)
     limit = float(np.quantile((drawn_rss[:, best] - smallest) / smallest, LEVEL))
     lo, hi = _crossings(knees, found.rss[0] / found.rss[0, best] - 1, limit)
-    x_BN, y_BN = drawn(line.level[0, 0] + line.slope[0, 0] * x)
-    knee_rss = regress(basis("knee", x_BN, knees), y_BN, w).rss.min(axis=1)
-    ratios = regress(basis("line", x_BN, knees), y_BN, w).rss[:, 0] / knee_rss
-    observed = line.rss[0, 0] / found.rss[0, best]
+    # The weights of the knee favour it above its own corner, so the line is tested with those of the line.
+    w_line, line_scatter2 = _weights("line", x, x_se, y, own, knees)
+    line = regress(basis("line", x[None], knees), y[None], w_line)
+    observed = line.rss[0, 0] / regress(basis("knee", x[None], knees), y[None], w_line).rss.min()
+    x_BN, y_BN = drawn(line.level[0, 0] + line.slope[0, 0] * x, line_scatter2)
+    knee_rss = regress(basis("knee", x_BN, knees), y_BN, w_line).rss.min(axis=1)
+    ratios = regress(basis("line", x_BN, knees), y_BN, w_line).rss[:, 0] / knee_rss
     p_line = (1 + int((ratios >= observed - ROUNDING).sum())) / (1 + resamples)
     open_below, open_above = lo <= x[1], hi >= knees[-1] - ROUNDING
     bends = regress(basis("gradual", x[None], (x[-1] - x[0]) * np.geomspace(0.05, 5.0, GRID)), y[None], w)
@@ -169,7 +172,7 @@ def find_knee(units: Units, rng: np.random.Generator, resamples: int = RESAMPLES
         p_line=p_line,
         scatter=math.sqrt(scatter2),
         models=(
-            _model("line", 2, float(line.rss[0, 0]), len(x)),
+            _model("line", 2, float(regress(basis("line", x[None], knees), y[None], w).rss[0, 0]), len(x)),
             _model("knee", 3, float(found.rss[0, best]), len(x)),
             _model("gradual", 3, float(bends.rss.min()), len(x)),
         ),
@@ -246,19 +249,17 @@ def _sentence(knee: Knee) -> str:
     return f"Knee not identified: {why}."
 
 
-def _weights(x: Floats, x_se: Floats, y: Floats, y_se: Floats, knees: Floats) -> tuple[Floats, float]:
+def _weights(shape: Shape, x: Floats, x_se: Floats, y: Floats, own: Floats, knees: Floats) -> tuple[Floats, float]:
     """Weights by effective variance, and the squared scatter beyond the errors (moments, as DerSimonian and Laird)."""
-    own = y_se**2 + SMALLEST_ERROR**2
+    h, degrees = basis(shape, x[None], knees), len(x) - (3 if shape == "knee" else 2)
     errors2, scatter2 = own, 0.0
     for _ in range(ROUNDS):
-        w = 1 / (errors2 + scatter2)
-        found = regress(basis("knee", x[None], knees), y[None], w)
+        found = regress(h, y[None], 1 / (errors2 + scatter2))
         best = int(found.rss[0].argmin())
-        below = ndtr((knees[best] - x) / np.maximum(x_se, SMALLEST_ERROR))
-        errors2 = own + (found.slope[0, best] * x_se) ** 2 * below
+        rises = ndtr((knees[best] - x) / np.maximum(x_se, SMALLEST_ERROR)) if shape == "knee" else np.ones(len(x))
+        errors2 = own + (found.slope[0, best] * x_se) ** 2 * rises
         w = 1 / errors2
-        rss = float(regress(basis("knee", x[None], knees), y[None], w).rss.min())
-        degrees = len(x) - 3
+        rss = float(regress(h, y[None], w).rss.min())
         scatter2 = max(0.0, (rss - degrees) / (w.sum() * degrees / len(x)))
     return 1 / (errors2 + scatter2), scatter2
 

@@ -174,7 +174,7 @@ def over_seeds(points: Sequence[Point]) -> list[Point]:
                 "reward": reward,
                 "rung": rung,
                 **{name: statistics.fmean(m[name] for m in models) if rung else None for name in accuracies},
-                "n_seeds": len({member["seed"] for member in members}),
+                "n_seeds": max(len(group) for group in by_rm.values()),
                 "quality": statistics.fmean(qualities),
                 "quality_lo": low,
                 "quality_hi": high,

@@ -1,7 +1,8 @@
 """`rewardladder analyse a/curve/points.csv b/curve/points.csv`: figure, fits and claims again, from points alone.
 
-Several files are one sweep: runs that differ in `rm.seed`, `rm.route` or `policy.algorithm` and share their world. Where
-a file still lies in its run, outcomes by prompt are read there, and prompts are paired; else they count as independent.
+Several files are one sweep: runs that differ in `rm.seed`, `rm.route` or `policy.algorithm` and share their world.
+Where a file still lies in its run, outcomes by prompt are read there and prompts are paired; elsewhere the prompts of
+two cells count as independent.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def read_points(path: Path) -> list[Point]:
             reader = csv.DictReader(stream)
             rows, found = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as points ({error}); name a points.csv of this tool") from None
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read as points ({why}); name a points.csv of this tool") from None
     lacking = [name for name in NEEDED if name not in found]
     if lacking or not rows:
         what = f"lacks {', '.join(lacking)}" if lacking else "has no rows"
@@ -101,10 +103,11 @@ def join(files: Sequence[Sequence[Point]], names: Sequence[str]) -> list[Point]:
         for point in points:
             key = tuple(point[column] for column in ("route", "rm_seed", "rung", "reward", "algorithm", "seed"))
             first, place = joined.setdefault(key, (point, name))
-            if any(first[column] != point[column] for column in SAME):
+            other = next((column for column in SAME if first[column] != point[column]), None)
+            if other:
                 raise UserError(
-                    f"{name}: {point['cell']} is not the one of {place} (quality {point['quality']:.3f} and "
-                    f"{first['quality']:.3f}); runs of one world are analysed together, others one by one"
+                    f"{name}: {point['cell']} is not the one of {place} ({other} {point[other]} and {first[other]}); "
+                    "runs of one world are analysed together, others one by one"
                 )
     return [point for point, _ in joined.values()]
 

@@ -244,6 +244,11 @@ TOOLS = {
         "[CELL …] [difference=0.05] [sd_seeds=…] [comparisons=…] [output=plan.json] [key=value …]",
         file_tool("judge.plan", "PlanTable", "plan"),
     ),
+    "analyse": Tool(
+        "figure, fits and claims again, from points alone; several files are one sweep",
+        "points.csv [points.csv …] output=FOLDER [key=value …]",
+        file_tool("curve.points_again", "AnalyseTable", "analyse"),
+    ),
     "speed": Tool(
         "how fast reward models train and score here, beside TRL's trainer and a padded pipeline",
         "[shape=tiny|3b|7b] [prompts=prompts.jsonl] [memory_gib=…] [output=figures.json] [key=value …]",

@@ -84,8 +84,8 @@ class PolicyTable(Table):
             `ppo` (a critic). A field that an algorithm does not read is refused.
         seed: seed of the policy; the run's seed where it is not given.
         model_name_or_path: the policy to start from; the task's own base where it is not given.
-        graph: the parts, weights and gates of `reward: graph` (`policy.reward_graph`).
-        noise: flips of a reward that is 0 or 1 (`policy.noise`).
+        graph: the parts, weights and gates of `reward: graph` (`policy.reward_graph`); other rewards do not read it.
+        noise: flips of `reward: gold` where it is 0 or 1 (`policy.noise`); other rewards do not read it.
         share_base: a rung that is LoRA on the policy's own base reads the policy's frozen weights.
         rung_server: address of a `rewardladder serve` that scores in the place of a rung loaded here.
         rung_server_key_env: name of the environment variable with its key.
@@ -230,16 +230,14 @@ class PolicyTable(Table):
         return self
 
     def _refuse_misplaced(self) -> None:
-        if (self.graph is None) == (self.reward == "graph"):
-            raise ValueError("reward: graph and the table graph belong together; give both or neither")
-        if self.noise.is_on and self.reward != "gold":
-            raise ValueError(f"noise flips a true reward of 0 or 1, and reward is {self.reward}; use reward: gold")
-        if self.rung_server and len(self.rungs) != 1:
+        if self.reward == "graph" and self.graph is None:
+            raise ValueError("reward graph needs the table graph: name, parts and terms")
+        if self.rung_server and len(self.rungs) > 1:
             raise ValueError(
                 f"rung_server serves one rung, and this reward reads {len(self.rungs)}; remove rung_server"
             )
-        if self.share_base and (not self.rungs or self.rung_server):
-            raise ValueError("share_base is for a rung that is loaded here, and there is none; remove share_base")
+        if self.share_base and self.rung_server:
+            raise ValueError("share_base is for a rung that is loaded here, and rung_server names another; remove one")
         if (self.share_base or self.load_in_4bit) and not self.lora_r:
             which = "share_base" if self.share_base else "load_in_4bit"
             raise ValueError(f"{which} needs a base that stays fixed; set lora_r above 0")
@@ -254,7 +252,7 @@ class PolicyTable(Table):
     @property
     def rungs(self) -> list[str]:
         """The rungs that the reward reads, each once."""
-        if self.graph is not None:
+        if self.reward == "graph" and self.graph is not None:
             return self.graph.rungs
         return [] if self.rung is None else [self.rung]
 
@@ -295,5 +293,8 @@ def cell_name(table: PolicyTable, run_seed: int) -> str:
     if table.reward == "untrained":
         return "untrained"
     rung = f"-rung{table.rung}" if table.rung is not None else ""
-    reward = f"graph_{table.graph.name}" if table.graph is not None else f"{table.reward}{table.noise.label}"
+    if table.reward == "graph" and table.graph is not None:
+        reward = f"graph_{table.graph.name}"
+    else:
+        reward = f"{table.reward}{table.noise.label if table.reward == 'gold' else ''}"
     return f"{reward}{rung}-{table.algorithm}-s{run_seed if table.seed is None else table.seed}"

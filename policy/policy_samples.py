@@ -103,7 +103,7 @@ def rung_rewards(
         calibrator_folder: of the same rung, where calibrated rewards are wanted.
 
     Raises:
-        UserError: the run has no finished task, or a prompt is not of it.
+        UserError: the run has no finished task, a prompt is not of it, or the calibrator is of another rung.
     """
     from calibration.calibrator import Calibrator
     from policy.rewards import logits_of
@@ -126,4 +126,5 @@ def rung_rewards(
     if calibrator_folder is None:
         return [-math.inf if logit is None else logit for logit in logits]
     calibrator = Calibrator.load(calibrator_folder)
+    calibrator.refuse_other_rung(rung)
     return [calibrator.reward(logit, response).reward for logit, response in zip(logits, responses, strict=True)]

@@ -66,7 +66,9 @@ class RewardCallable:
                     truncated=len(completion_ids[i]) >= limit,
                     response=responses[i],
                     grade=grades[i],
-                    logit=next((of[i] for of in logits.values()), None) if self.settings.table.graph is None else None,
+                    logit=next((of[i] for of in logits.values()), None)
+                    if self.settings.table.reward != "graph"
+                    else None,
                     logits={key: of[i] for key, of in logits.items()},
                 )
             )
@@ -80,7 +82,7 @@ class RewardCallable:
     def _read(self) -> list[tuple[str, Reads]]:
         """(rung, what it reads) of all logits that the reward needs."""
         table = self.settings.table
-        if table.graph is None:
+        if table.reward != "graph" or table.graph is None:
             return [(rung, "answer") for rung in table.rungs]
         parts = [part for part in table.graph.parts.values() if part.kind in OF_A_RUNG]
         return list(dict.fromkeys((str(part.rung), part.reads) for part in parts))

@@ -51,8 +51,9 @@ def open_rungs(experiment: Experiment, table: PolicyTable, policy: nn.Module, de
 
 
 def open_calibrators(experiment: Experiment, table: PolicyTable) -> dict[str, Calibrator]:
-    """The calibrators of a graph: of each rung, and of each part that measures RPR."""
-    assert table.graph is not None, "only a graph has several calibrators"
+    """The calibrators of a graph: of each rung, and of each part that measures RPR; none for other rewards."""
+    if table.reward != "graph" or table.graph is None:
+        return {}
     found = {name: _of_rung(experiment, name) for name in table.graph.rungs}
     own = experiment.table(calibration.stage.ROOM, CalibrationTable)
     for name, part in table.graph.parts.items():

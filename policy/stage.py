@@ -56,7 +56,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
             rm.stage.rung_folder(experiment, rung)
         calibration.stage.run(experiment)
         inputs |= {"rm": rm.stage.folder_of(experiment), "calibration": calibration.stage.folder_of(experiment)}
-    elif table.graph is not None or (table.reward in REWARDS and REWARDS[table.reward].rule is not None):
+    elif table.reward == "graph" or (table.reward in REWARDS and REWARDS[table.reward].rule is not None):
         settings |= {"calibration": experiment.table("calibration", CalibrationTable).model_dump(mode="json")}
     if table.reward == "untrained":
         settings = {name: settings[name] for name in sorted(settings) if name in _DECIDES_ANSWERS}
@@ -121,7 +121,7 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
         is_affine = calibrator is not None and calibrator.is_affine
         if is_affine and table.algorithm == "grpo" and table.scale_rewards == "group":
             say(calibration.stage.AFFINE_NOTE)
-        calibrators = {} if table.graph is None else open_calibrators(experiment, table)
+        calibrators = open_calibrators(experiment, table)
         settings = RewardSettings(table, seed, max_new_tokens, calibrator, calibrators)
         scorers = open_rungs(experiment, table, model, device)
         trained = None

@@ -123,7 +123,7 @@ def test_doctor_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeyp
     assert main(["doctor", str(ROOT / "configs" / "demo.yaml"), *wrong]) == 2
     captured = capsys.readouterr()
     assert "OPENAI_API_KEY is not set" in captured.out
-    assert "checks failed: models, memory, judge" in captured.err
+    assert "checks failed: models, memory (rm), judge" in captured.err
 
 
 def test_an_altered_input_is_refused_by_name(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

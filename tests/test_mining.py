@@ -12,7 +12,7 @@ import pytest
 
 from calibration.log_odds import log_odds
 from calibration.mined_texts import Corpus, Document, read_corpus
-from calibration.mining import MineTable, contains, mine, phrases_of, run
+from calibration.mining import MineTable, mine, parts_of, phrases_of, run
 from calibration.phrase_set import load_phrase_set
 from calibration.rpr import phrases_in
 from configs.errors import UserError
@@ -143,7 +143,7 @@ def test_chinese_is_mined_from_a_made_sample() -> None:
     [("let me think", "let me", True), ("let me", "let", True), ("waiter", "wait", False), ("让我们", "让我", True)],
 )
 def test_one_phrase_contains_another_by_whole_words_or_characters(longer: str, shorter: str, expected: bool) -> None:
-    assert contains(longer, shorter) is expected
+    assert (shorter in parts_of(longer)) is expected
 
 
 def written(path: Path, rows: list[Any]) -> str:

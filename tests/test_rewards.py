@@ -16,6 +16,11 @@ from tasks.records import Grade, Prompt, Response
 
 PROMPT = Prompt("p", "train", [{"role": "user", "content": "advice for camping : warm :"}])
 UNITS = ScoreUnits(centre=1.0, scale=2.0, reference="by hand", n_reference=1)
+TWO_RUNGS = {
+    "name": "two",
+    "parts": {"low": {"kind": "score", "rung": 55}, "high": {"kind": "score", "rung": 60}},
+    "terms": [{"part": "low"}, {"part": "high"}],
+}
 TABLE = CalibrationTable(phrases="advice", threshold=0.75, alpha=0.4)
 
 
@@ -87,10 +92,9 @@ def test_cells_are_named_by_what_tells_them_apart() -> None:
         ({"reward": "raw"}, "needs a rung, for example policy.rung=65"),
         ({"reward": "gold", "rung": 65}, "reads no reward model; remove rung 65"),
         ({"reward": "gold", "gradient_accumulation_steps": 7}, "must be a multiple of gradient_accumulation_steps"),
-        ({"reward": "graph"}, "reward: graph and the table graph belong together"),
-        ({"reward": "raw", "rung": 65, "noise": {"flip_rate": 0.1}}, "noise flips a true reward .* use reward: gold"),
-        ({"reward": "gold", "rung_server": "http://localhost:1"}, "rung_server serves one rung"),
-        ({"reward": "gold", "share_base": True}, "share_base is for a rung that is loaded here"),
+        ({"reward": "graph"}, "reward graph needs the table graph"),
+        ({"reward": "graph", "graph": TWO_RUNGS, "rung_server": "http://localhost:1"}, "rung_server serves one rung"),
+        ({"reward": "raw", "rung": 65, "share_base": True, "rung_server": "http://localhost:1"}, "remove one"),
         ({"reward": "raw", "rung": 65, "share_base": True, "lora_r": 0}, "needs a base that stays fixed"),
         ({"reward": "gold", "sampler": {"vllm_mode": "server"}}, "vllm_mode belong to engine: vllm"),
         ({"reward": "gold", "sampler": {"engine": "vllm", "vllm_mode": "server"}}, "needs vllm_server_base_url"),

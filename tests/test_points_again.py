@@ -1,0 +1,109 @@
+"""Points read again: the same analysis from the file alone, several runs as one sweep, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import UserError
+from curve.analysis import analyse
+from curve.points import COLUMNS, write_table
+from curve.points_again import AnalyseTable, join, read_points, run
+from tests.conftest import ROOT
+from tests.test_claims import RAW, cell, sweep
+
+HEADER = "cell,rung,route,reward,algorithm,seed,rm_seed,rm_accuracy,quality,n_prompts\n"
+
+
+def written(path: Path, points: list[dict[str, Any]]) -> Path:
+    write_table(path, COLUMNS, points)
+    return path
+
+
+def test_points_written_and_read_are_the_same_points(tmp_path: Path) -> None:
+    points = sweep(RAW, rm_seeds=2)
+    assert read_points(written(tmp_path / "points.csv", points)) == points
+
+
+def test_an_analysis_from_the_file_is_that_of_the_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = sweep(RAW | {("rpr_only", None): 0.6})
+    run([str(written(tmp_path / "points.csv", points))], AnalyseTable(output=str(tmp_path / "out")))
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert found == json.loads(json.dumps(analyse(points, {}, 0)))
+    assert "Claim 3 (early_stop, grpo)" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "points.csv",
+        "curve.csv",
+        "analysis.json",
+        "claims.csv",
+        "curve.png",
+        "curve.svg",
+    }
+
+
+def test_the_committed_points_of_the_readme_are_drawn(tmp_path: Path) -> None:
+    run([str(ROOT / "docs" / "demo-points.csv")], AnalyseTable(output=str(tmp_path)))
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_several_rm_seeds_are_one_sweep(tmp_path: Path) -> None:
+    points = sweep(RAW)
+    shared = [p for p in points if p["rung"] is None]
+    files = [
+        written(tmp_path / name / "curve" / "points.csv", shared + [p for p in points if p["rm_seed"] == rm_seed])
+        for rm_seed, name in enumerate("abc")
+    ]
+    run([str(path) for path in files], AnalyseTable(output=str(tmp_path / "out")))
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert [(fit["n_rm_seeds"], fit["n_reward_models"]) for fit in found["fits"]] == [(3, 24)]
+    cells = [row["cell"] for row in read_points(tmp_path / "out" / "points.csv")]
+    assert len(cells) == len(set(cells)) == len(points) and cells[0] == "a/untrained-None-0-0"
+
+
+def test_outcomes_in_the_run_pair_the_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [cell("raw", "65", 0.25), cell("raw", "75", 0.5), cell("raw", "85", 0.75)]
+    path = written(tmp_path / "run" / "curve" / "points.csv", points)
+    outcomes = {points[0]["cell"]: {"p": 0.0, "q": 0.5}, points[1]["cell"]: {"p": 0.25, "q": 0.75}}
+    outcomes[points[2]["cell"]] = {"p": 0.0, "q": 0.0}
+    asked: list[Path] = []
+
+    def found(judged: Path, cells: list[str]) -> dict[str, dict[str, float]]:
+        asked.append(judged)
+        return outcomes
+
+    monkeypatch.setattr("curve.points_again.outcomes_by_prompt", found)
+    run([str(path)], AnalyseTable(output=str(tmp_path / "out")))
+    assert asked == [tmp_path / "run" / "judge"]
+    rows = json.loads((tmp_path / "out" / "analysis.json").read_text())["neighbours"]
+    assert [(row["upper"], row["paired"]) for row in rows] == [("75", True), ("85", False)], "another mean is not used"
+
+
+def test_runs_of_different_worlds_are_refused() -> None:
+    one, other = [cell("gold", None, 0.9)], [cell("gold", None, 0.8)]
+    with pytest.raises(UserError, match=r"is not the one of a\.csv \(quality 0\.8 and 0\.9"):
+        join([one, other], ["a.csv", "b.csv"])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "lacks cell, rung"),
+        (HEADER, "has no rows"),
+        (HEADER + "a,,,gold,grpo,0,,,many,400\n", "points.csv:2: quality should be a number, found 'many'"),
+        (HEADER + "a,65,early_stop,raw,grpo,0,0,,0.5,400\n", "a has no quality, or a rung without an accuracy"),
+        ("\ud800", "cannot be read as points"),
+    ],
+)
+def test_what_is_no_points_is_refused_in_one_line(tmp_path: Path, content: str, sentence: str) -> None:
+    path = tmp_path / "points.csv"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_points(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="No such file"):
+        read_points(tmp_path / "nothing.csv")
+    with pytest.raises(UserError, match=r"name one points\.csv or more"):
+        run([], AnalyseTable())
