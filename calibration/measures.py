@@ -7,7 +7,7 @@ are compared they are resampled with equal keys, hence alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypedDict
 
@@ -40,22 +40,15 @@ def share(cases: int, n: int) -> Estimate:
 
 
 def clustered_mean(values: Floats, clusters: Sequence[str], rng: np.random.Generator) -> Estimate:
-    """The mean of values, shape (N,), with a percentile interval over resampled clusters."""
+    """The mean of values, shape (N,), with a percentile interval over resampled clusters; none for one cluster."""
     if len(values) == 0:
         return NOTHING
     index, draws = resampled_clusters(clusters, rng)
     sums = np.bincount(index, weights=values, minlength=draws.shape[1])
     sizes = np.bincount(index, minlength=draws.shape[1])
+    if len(sizes) < 2:
+        return {"estimate": float(values.mean()), "lo": None, "hi": None, "n": len(values)}
     return _estimate(float(values.mean()), (draws @ sums) / (draws @ sizes), len(values))
-
-
-def clustered(
-    statistic: Callable[[Floats], float], values: Floats, clusters: Sequence[str], rng: np.random.Generator
-) -> Estimate:
-    """A statistic of values, shape (N,) with N at least 1, with a percentile interval over resampled clusters."""
-    index, draws = resampled_clusters(clusters, rng)
-    resampled = [statistic(np.repeat(values, times[index])) for times in draws]
-    return _estimate(statistic(values), np.array(resampled), len(values))
 
 
 def resampled_clusters(clusters: Sequence[str], rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.int64]]:

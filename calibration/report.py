@@ -8,6 +8,7 @@ reward; `calibration.effect` says what is measured. Every number comes with what
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,12 @@ import numpy as np
 from calibration.calibrator import CalibratedReward, Calibrator
 from calibration.effect import MeasuredAnswers, effect
 from calibration.labelled_logits import LARGEST_LOGIT
-from calibration.measures import brier_terms, clustered, clustered_mean, nll_terms
+from calibration.measures import Estimate, brier_terms, clustered_mean, nll_terms, resampled_clusters
+from calibration.reliability import tail_of
 from calibration.resamples import Resamples
 from configs.errors import UserError
 from configs.keyed import keyed_rng
-from rm.measures import expected_calibration_error, pair_accuracy
+from rm.measures import ECE_BINS, Floats, expected_calibration_error, pair_accuracy, sigmoid
 from tasks.records import Response
 
 MEASURED_SPLIT = "measurement"
@@ -87,7 +89,10 @@ def pair_report(calibrator: Calibrator, pairs: list[PairRow], seed: int) -> dict
     Raises:
         UserError: there are no measurement pairs.
     """
-    kept = [pair for pair in pairs if pair.split == MEASURED_SPLIT]
+    kept = sorted(
+        (pair for pair in pairs if pair.split == MEASURED_SPLIT),
+        key=lambda pair: (pair.prompt_id, pair.logit_chosen, pair.logit_rejected),  # whatever the order of the rows
+    )
     if not kept:
         raise UserError(f"rung {calibrator.rung}: there are no {MEASURED_SPLIT} pairs to report on")
     raw = np.array([pair.logit_chosen - pair.logit_rejected for pair in kept], dtype=np.float64)
@@ -105,7 +110,7 @@ def pair_report(calibrator: Calibrator, pairs: list[PairRow], seed: int) -> dict
     }
     for name, differences in (("before", raw), ("after", scaled)):
         report[name] = {
-            "ece": clustered(expected_calibration_error, differences, prompts, rng()),
+            "ece": pair_ece(differences, prompts, rng()),
             "brier": clustered_mean(brier_terms(differences), prompts, rng()),
             "nll": clustered_mean(nll_terms(differences), prompts, rng()),
         }
@@ -114,6 +119,35 @@ def pair_report(calibrator: Calibrator, pairs: list[PairRow], seed: int) -> dict
         "nll": clustered_mean(nll_terms(scaled) - nll_terms(raw), prompts, rng()),
     }
     return report
+
+
+def pair_ece(differences: Floats, prompts: Sequence[str], rng: np.random.Generator) -> Estimate:
+    """The ECE of pairs (`rm.measures`) with an interval over resampled prompts, none for one prompt.
+
+    Noise raises an ECE, so that the percentiles of resamples lie above it altogether; the bounds are those of
+    `calibration.reliability.figures`, with the bins held.
+
+    Args:
+        differences: of the logits of each pair, shape (N,).
+        prompts: of each pair, length N.
+    """
+    value = expected_calibration_error(differences)
+    index, draws = resampled_clusters(prompts, rng)
+    n_prompts, n = draws.shape[1], len(differences)
+    if n_prompts < 2:
+        return {"estimate": value, "lo": None, "hi": None, "n": n}
+    confidence = sigmoid(np.abs(differences))
+    bin_of = np.empty(n, dtype=np.intp)
+    for number, members in enumerate(np.array_split(np.argsort(confidence, kind="stable"), min(ECE_BINS, n))):
+        bin_of[members] = number
+    sums = np.zeros((n_prompts, ECE_BINS))
+    np.add.at(sums, (index, bin_of), confidence - (np.sign(differences) + 1) / 2)
+    gaps = sums.sum(axis=0) / n
+    drawn = (draws @ sums) / (draws @ np.bincount(index))[:, None]
+    tail = tail_of(n_prompts)
+    noise = float(np.quantile(np.abs(drawn - gaps).sum(axis=1), 1 - tail))
+    high = float(np.quantile(np.abs(drawn).sum(axis=1), 1 - tail))
+    return {"estimate": value, "lo": max(0.0, value - noise), "hi": max(value, high), "n": n}
 
 
 def answer_report(calibrator: Calibrator, answers: list[AnswerRow], seed: int) -> dict[str, Any] | None:

@@ -10,12 +10,13 @@ It reads what the room `rm` stored beside each rung (units and logits) and loads
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from calibration.compensation import RULES
 from calibration.config import RUNG_PLACE, CalibrationTable
-from calibration.maps import load_map
+from calibration.maps import ByDomain, load_map
 from calibration.report import answer_report, answer_row, pair_report, pair_row
 from calibration.rung_calibrators import RungCalibrator, make_calibrators
 from calibration.units import RungRows
@@ -32,6 +33,7 @@ RM_ROOM = "rm"
 LADDER_FILE = "ladder.json"
 PAIR_LOGITS_FILE = "pair_logits.jsonl"
 REFERENCE_LOGITS_FILE = "reference_logits.jsonl"
+FITTED_ON_ANSWERS = ("platt", "beta", "isotonic")
 REPORT_FILE = "report.json"
 SUMMARY_FILE = "summary.json"
 AFFINE_NOTE = (
@@ -39,6 +41,17 @@ AFFINE_NOTE = (
     "standard deviation, so no affine map of the score changes what the policy learns."
 )
 
+CHOSEN_NOTE = (
+    "Threshold or alpha were chosen on the same answers that report.json and this table are taken on, which flatters "
+    "what the rule does; the figure on held-out prompts is choice.gain."
+)
+FITTED_NOTE = (
+    "Half of the prompts whose answers report.json is taken on are those that the map from logits to scores was fitted "
+    "on; its figures on the other half are in units.figures."
+)
+DOMAINS_NOTE = (
+    "The map has domains of its own; answers without the name of a domain, as those beside a rung, take its pooled map."
+)
 CUT_NOTE = (
     "This rule is an affine map of the score cut to 0 or 1. Group scaling undoes the correction for "
     "noise and leaves the cut."
@@ -108,6 +121,8 @@ def show(experiment: Experiment) -> None:
         "the threshold that get a bonus; J: TPR - FPR at the threshold, spread and order of the rewards before→after; "
         f"advantages: mean absolute change under group scaling. {summary['note']}".strip()
     )
+    for note in summary["same_answers"]:
+        say(note)
     _show_units(summary)
     for rung in summary["rungs"]:
         if rung["choice"] is not None:
@@ -191,10 +206,21 @@ def _calibrate(
         "phrases": table.phrase_set().name,
         "scored_text": table.scored_text,
         "note": CUT_NOTE if table.rule == "noise_corrected" else AFFINE_NOTE if RULES[table.rule].is_affine else "",
+        "same_answers": _same_answers(table, made),
         "rungs": rows,
     }
     write_json(folder / SUMMARY_FILE, summary)
     return {"rungs": [row["rung"] for row in rows], "rule": table.rule, "phrases": summary["phrases"]}
+
+
+def _same_answers(table: CalibrationTable, made: Sequence[RungCalibrator]) -> list[str]:
+    """What a reader of the reports must know of the answers that they are taken on."""
+    found = [CHOSEN_NOTE] if table.auto else []
+    if table.units in FITTED_ON_ANSWERS:
+        found.append(FITTED_NOTE)
+    if any(isinstance(one.calibrator.score_map, ByDomain) for one in made):
+        found.append(DOMAINS_NOTE)
+    return found
 
 
 def _read_rung(folder: Path, rung: str) -> RungRows:

@@ -149,7 +149,7 @@ def test_every_room_has_a_command_of_its_own() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
 def test_every_shipped_experiment_is_valid_in_every_table(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789abcdef")
     experiment = load_experiment(path)
     assert experiment.name == path.stem, "a run's folder is found by the name of its file"
     check_ladder(experiment)
