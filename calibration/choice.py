@@ -177,10 +177,7 @@ def _check(
         raise UserError(f"choice: {len(golds)} of {len(answers)} labelled answers have gold; give it for all or none")
     prompts = len({answer.prompt_id for answer in answers})
     if not 2 <= folds <= prompts:
-        raise UserError(
-            f"choice: {folds} folds need labelled answers to {max(2, folds)} prompts or more, found {prompts}; give "
-            "numbers for threshold and alpha"
-        )
+        raise UserError(f"choice: folds must be 2 to {prompts}, the number of prompts, found {folds}")
 
 
 def _candidates(

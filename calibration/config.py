@@ -74,8 +74,8 @@ class CalibrationTable(Table):
     map: str | None = Field(default=None, min_length=1)
     malformed_reward: float = Field(default=0.0, ge=-1, le=1, allow_inf_nan=False)
     gold_good: float = Field(default=0.5, gt=0, le=1, allow_inf_nan=False)
-    full_length: int | None = Field(default=None, ge=1)
-    spread: float | None = Field(default=None, gt=0)
+    full_length: int | None = Field(default=None, ge=1, le=10**9)
+    spread: float | None = Field(default=None, ge=1e-9, le=1e9)
     spread_of: str | None = Field(default=None, min_length=1)
     cut: float | None = Field(default=None, gt=0, le=1)
     rho0: float | None = Field(default=None, ge=0, lt=1)
@@ -113,7 +113,10 @@ class CalibrationTable(Table):
     def _rule_refusal(self) -> str | None:
         rule = RULES[self.rule]
         if self.alpha is not None and not rule.adds:
-            return f"alpha means nothing with rule {self.rule} ({rule.what}); remove it or choose another rule"
+            return (
+                f"alpha means nothing with rule {self.rule} ({rule.what}); remove it or choose another rule, on a "
+                "command line calibration.alpha=null"
+            )
         if self.rule in ("rpr_ordered", "noise_corrected") and self.units == "raw":
             return f"rule {self.rule} needs scores in 0..1, which raw logits are not; choose units: rung, or rule: rpr"
         if self.rule == "rpr_only" and self.units != "rung":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,20 @@ class Measured:
     cut: float | None = None
     rho0: float | None = None
     rho1: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what a changed record may hold.
+
+        Raises:
+            UserError: a number that is none, or a spread or length that is not above 0.
+        """
+        for name, value in asdict(self).items():
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UserError(f"measured.{name} must be a finite number or null, found {value!r}")
+            if name in ("spread", "target_spread", "full_length") and value <= 0:
+                raise UserError(f"measured.{name} must be above 0, found {value}")
 
 
 def measured_spread(scores: Floats) -> tuple[float | None, float | None]:

@@ -29,10 +29,11 @@ import numpy as np
 import yaml
 from pydantic import Field
 
+from calibration.folding import folded
 from calibration.log_odds import log_odds
 from calibration.mined_texts import Corpus, Document, read_corpus
 from calibration.phrase_set import PhraseSet, checked_phrase_set
-from calibration.rpr import SPACELESS, folded, places
+from calibration.rpr import SPACELESS, places
 from configs.errors import UserError
 from configs.loader import Table
 from configs.records import write_bytes

@@ -153,6 +153,8 @@ def read_phrase_set(path: Path) -> PhraseSet:
 
 def checked_phrase_set(tree: Any, where: str) -> PhraseSet:
     """A phrase set from plain data; `where` begins the error sentence."""
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: not a phrase set; a table of keys is needed: {', '.join(PhraseSet.model_fields)}")
     _refuse_nested(tree, where)
     try:
         return PhraseSet.model_validate(tree)
@@ -166,8 +168,8 @@ def checked_phrase_set(tree: Any, where: str) -> PhraseSet:
         ) from None
 
 
-def _refuse_nested(tree: Any, where: str) -> None:
+def _refuse_nested(tree: dict[Any, Any], where: str) -> None:
     """Lists in lists, which YAML's aliases can make of any size."""
-    for key, value in tree.items() if isinstance(tree, dict) else ():
+    for key, value in tree.items():
         if isinstance(value, (list, tuple)) and any(isinstance(part, (list, tuple, dict)) for part in value):
             raise UserError(f"{where}: not a phrase set ({key}: a list of texts is needed, found lists in it)")

@@ -14,10 +14,11 @@ from calibration.config import FITTED_UNITS, CalibrationTable
 from calibration.labelled_logits import held_out
 from calibration.maps import ScoreMap
 from calibration.measured import Measured, best_cut, error_rates, measured_length, measured_spread
-from calibration.measures import share
 from calibration.report import AnswerRow
+from calibration.resamples import Resamples
 from calibration.units import MEASURED_SHARE, RungRows, RungUnits, file_units, fit_units, labelled_rows
 from configs.errors import UserError
+from configs.keyed import keyed_rng
 
 FOLDS = 5
 ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -154,19 +155,20 @@ def _with_rates(draft: _Draft, table: CalibrationTable, seed: int) -> tuple[Meas
         return draft.measured, None
     scores, good = _scores_and_labels(draft, rows, table)
     cut = table.cut
+    prompts = np.array([row.prompt_id for row in rows], dtype=object)
     if cut is None:
-        measured = held_out([row.prompt_id for row in rows], MEASURED_SHARE, seed)
+        measured = held_out(prompts.tolist(), MEASURED_SHARE, seed)
         cut = best_cut(scores[~measured], good[~measured])
-        scores, good = scores[measured], good[measured]
+        scores, good, prompts = scores[measured], good[measured], prompts[measured]
     if cut is None:
         return draft.measured, None
     rho0, rho1 = error_rates(scores, good, cut)
-    n_good = int(good.sum())
-    n_bad = len(good) - n_good
+    resamples = Resamples(prompts.tolist(), keyed_rng(seed, "calibration", "error rates", draft.rows.rung))
+    above = scores >= cut
     report = {
         "cut": cut,
-        "rho0": share(round((rho0 or 0.0) * n_bad), n_bad),
-        "rho1": share(round((rho1 or 0.0) * n_good), n_good),
+        "rho0": resamples.share(above[~good], prompts[~good].tolist()),
+        "rho1": resamples.share(~above[good], prompts[good].tolist()),
     }
     return replace(draft.measured, cut=cut, rho0=rho0, rho1=rho1), report
 
@@ -177,6 +179,12 @@ def _choose(draft: _Draft, table: CalibrationTable, seed: int) -> Choice:
         raise UserError(
             f"rung {draft.rows.rung}: {table.auto[0]}: auto needs answers that are known to be good and bad, and the "
             "reference answers of this rung are not; give a number"
+        )
+    prompts = len({row.prompt_id for row in rows})
+    if prompts < FOLDS:
+        raise UserError(
+            f"rung {draft.rows.rung}: {table.auto[0]}: auto needs labelled answers to {FOLDS} prompts or more, found "
+            f"{prompts}; give a number"
         )
     scores, good = _scores_and_labels(draft, rows, table)
     thresholds = [table.threshold]

@@ -94,6 +94,8 @@ def fit_units(kind: FittedUnits, rows: RungRows, gold_good: float, seed: int) ->
 
 def file_units(found: ScoreMap, rows: RungRows, gold_good: float, seed: int) -> RungUnits:
     """A map that was fitted elsewhere, measured on the rung's reference answers where their gold is known."""
+    if not np.isfinite(found.scores(rows.logits)).all():
+        raise UserError(f"rung {rows.rung}: its map gives scores that are no numbers; it was fitted on other logits")
     data = _labelled(rows, gold_good)
     measured = None if data is None else _compared(found, rows.units, data, seed)
     return RungUnits(found, _report("file", found, None, None, data, measured), frozenset())

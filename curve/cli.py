@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -35,10 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, command in COMMANDS.items():
-        own = commands.add_parser(name, help=command.what, description=command.what)
+        beside = [f"rewardladder {tool} ({row.what})" for tool, row in TOOLS.items() if tool.startswith(f"{name} ")]
+        more = f"{command.what}. On files: {'; '.join(beside)}" if beside else command.what
+        own = commands.add_parser(name, help=command.what, description=more)
         add_experiment_arguments(own)
     given = list(sys.argv[1:] if arguments is None else arguments)
     tool = tool_of(given)
+    unknown = next((word for word in given[:1] if not word.startswith("-") and word not in COMMANDS), None)
+    if unknown is not None and tool is None:
+        near = difflib.get_close_matches(unknown, [*COMMANDS, *TOOLS], 1)
+        parser.error(f"{unknown!r} is no command" + (f"; did you mean {near[0]}?" if near else "; see rewardladder -h"))
     parsed = None if tool else parser.parse_args(given)
     follow_parent()
     for stream in (sys.stdout, sys.stderr):

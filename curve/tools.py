@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from configs.errors import UserError
-from configs.loader import read_words
+from configs.loader import Table, read_words
 
 if TYPE_CHECKING:
     from calibration.calibrator import Calibrator
@@ -19,23 +21,48 @@ if TYPE_CHECKING:
 Words = Sequence[str]
 
 
+@dataclass(frozen=True)
+class FileTool:
+    """A tool that is a module with a table of settings and `run(paths, table)`; imported when it is called."""
+
+    module: str
+    table: str
+    name: str
+
+    def __call__(self, words: Words) -> None:
+        """Run it."""
+        tool = import_module(self.module)
+        paths, settings = read_words(words, getattr(tool, self.table), self.name)
+        tool.run(paths, settings)
+
+
 class Tool(NamedTuple):
-    """One tool: what it does, its arguments in words, and the function that takes them."""
+    """One tool.
+
+    Attributes:
+        what: what it does.
+        arguments: its arguments in words.
+        run: takes them.
+        table: where its settings are described, `module:class`; a `FileTool` knows it itself.
+    """
 
     what: str
     arguments: str
     run: Callable[[Words], None]
+    table: str = ""
 
 
-def file_tool(module: str, table: str, name: str) -> Callable[[Words], None]:
-    """A tool that is a module with a table of settings and `run(paths, table)`; imported when it is called."""
-
-    def run(words: Words) -> None:
-        tool = import_module(module)
-        paths, settings = read_words(words, getattr(tool, table), name)
-        tool.run(paths, settings)
-
-    return run
+def settings_of(tool: Tool) -> str:
+    """The description of a tool's settings, and their values where none are given."""
+    file_tool = tool.run if isinstance(tool.run, FileTool) else None
+    module, _, name = (f"{file_tool.module}:{file_tool.table}" if file_tool else tool.table).partition(":")
+    table: type[Table] = getattr(import_module(module), name)
+    described = inspect.cleandoc(table.__doc__ or "").partition("Attributes:")[2].strip("\n")
+    given = [
+        f"{field}={'' if value.is_required() else value.get_default(call_default_factory=True)}"
+        for field, value in table.model_fields.items()
+    ]
+    return f"settings:\n{described}\n\nwhere none is given: {', '.join(given)}"
 
 
 def speed(words: Words) -> None:
@@ -127,7 +154,7 @@ def tool_of(arguments: Words) -> tuple[str, Words] | None:
 def help_of(name: str) -> str:
     """What a tool does, its arguments and its settings."""
     tool = TOOLS[name]
-    return f"usage: rewardladder {name} {tool.arguments}\n\n{tool.what}"
+    return f"usage: rewardladder {name} {tool.arguments}\n\n{tool.what}\n\n{settings_of(tool)}"
 
 
 def run_tool(name: str, words: Words) -> None:
@@ -151,107 +178,110 @@ TOOLS = {
     "audit": Tool(
         "what preference files hold, and which rows they share: exact, swapped, near",
         "train.jsonl validation.jsonl [dataset=nvidia/HelpSteer3] [output=audit.json] [key=value …]",
-        file_tool("tasks.preference.audit", "AuditTable", "audit"),
+        FileTool("tasks.preference.audit", "AuditTable", "audit"),
     ),
     "score": Tool(
         "score a file of conversations with one or more rungs; goes on where it stopped",
         "RUNG [RUNG …] conversations.jsonl output=scores.jsonl [calibrator=run|FOLDER] [max_length=…] [key=value …]",
         score,
+        "rm.serving.scoring:ScoreTable",
     ),
     "serve": Tool(
         "a rung behind HTTP: POST /score, POST /get_reward (OpenRLHF), GET /health",
         "RUNG port=8000 [host=127.0.0.1] [calibrator=FOLDER] [api_key_env=NAME] [policy=FOLDER] [key=value …]",
         serve,
+        "rm.serving.server:ServeTable",
     ),
     "benchmark": Tool(
         "score a rung on RewardBench 2, RM-Bench, JudgeBench, LLMBar or any pair file",
         "RUNG DATA [DATA …] [kind=auto] [output=figures.json] [items=items.jsonl] [key=value …]",
-        file_tool("rm.benchmarks.accuracy", "BenchmarkTable", "benchmark"),
+        FileTool("rm.benchmarks.accuracy", "BenchmarkTable", "benchmark"),
     ),
     "fit": Tool(
         "fit a map from logits to scores 0..1 and measure it on other prompts: NLL, Brier, ECE, AUC, diagram",
         "scores.jsonl [FILE …] kind=platt|…|all label=FIELD logit=FIELD [prompt=FIELD] [domain=FIELD] output=FOLDER",
-        file_tool("calibration.fit", "FitTable", "fit"),
+        FileTool("calibration.fit", "FitTable", "fit"),
     ),
     "mine": Tool(
         "find the phrases that set one set of answers apart from another, and write them as a phrase set",
         "trained.jsonl base.jsonl field=FIELD [prompt=FIELD] [label=FIELD] output=phrases.yaml [key=value …]",
-        file_tool("calibration.mining", "MineTable", "mine"),
+        FileTool("calibration.mining", "MineTable", "mine"),
     ),
     "samples": Tool(
         "what a reward did while a policy climbed it: order, rescues and spread by thirds of the training",
         "CELL [CELL …] [threshold=0.5] [gold_good=0.5] [output=samples.json] [seed=0]",
-        file_tool("calibration.samples", "SamplesTable", "samples"),
+        FileTool("calibration.samples", "SamplesTable", "samples"),
     ),
     "rm check": Tool(
         "does a rung give the same logits alone, batched, padded, packed, saved and in bfloat16?",
         "RUNG [exact_bound=…] [bf16_bound=…] [key=value …]",
-        file_tool("rm.check", "CheckTable", "rm check"),
+        FileTool("rm.check", "CheckTable", "rm check"),
     ),
     "judge validate": Tool(
         "how far a judge agrees with people, from stored texts or by asking it",
         "pairs.jsonl [FILE …] [judge.kind=openai judge.model=… store=FOLDER] [judges='[NAME]'] [report=page.html] "
         "[output=figures.json] [key=value …]",
-        file_tool("judge.validate", "ValidateTable", "judge validate"),
+        FileTool("judge.validate", "ValidateTable", "judge validate"),
     ),
     "judge answers": Tool(
         "let a judge compare any two files of answers to the same prompts",
         "A.jsonl B.jsonl output=FOLDER kind=openai model=… [max_cost=…] [key=value …]",
-        file_tool("judge.answer_files", "AnswersTable", "judge answers"),
+        FileTool("judge.answer_files", "AnswersTable", "judge answers"),
     ),
     "judge compare": Tool(
         "all judged cells beside each other: equal length, ranking, Holm, equivalence",
         "RUN|CELL [CELL …] [margin=0.05] [style=true] [output=figures.json] [key=value …]",
-        file_tool("judge.compare", "CompareTable", "judge compare"),
+        FileTool("judge.compare", "CompareTable", "judge compare"),
     ),
     "judge report": Tool(
         "a page of the most decisive, contested and order-inconsistent pairs",
         "runs/NAME/judge/CELL output=pairs.html [pairs=10]",
-        file_tool("judge.report", "ReportTable", "judge report"),
+        FileTool("judge.report", "ReportTable", "judge report"),
     ),
     "audit-answers": Tool(
         "how often the checker of mathematics answers errs, by a second, independent one",
         "answers.jsonl [FILE …] [output=audit] [workers=2] [key=value …]",
-        file_tool("tasks.mathematics.audit_answers", "AuditAnswersTable", "audit-answers"),
+        FileTool("tasks.mathematics.audit_answers", "AuditAnswersTable", "audit-answers"),
     ),
     "strategy": Tool(
         "how answers are reached, by code or by language, before and after: shares, accuracies, transitions",
         "before.jsonl [after.jsonl …] | counts.csv [output=flows] [key=value …]",
-        file_tool("tasks.strategy.report", "StrategyTable", "strategy"),
+        FileTool("tasks.strategy.report", "StrategyTable", "strategy"),
     ),
     "export": Tool(
         "a trained policy as a plain Transformers or PEFT folder, proven to give the same logits",
         "CELL output=FOLDER [merge=true|false] [dtype=…] [base=…]",
-        file_tool("policy.export", "ExportTable", "export"),
+        FileTool("policy.export", "ExportTable", "export"),
     ),
     "best-of-n": Tool(
         "what a reward is worth on a policy's own answers: best-of-n curve, accuracy on pairs, spread",
         "CELL|FILE [rung=FOLDER] [calibrator=FOLDER] [n=[1,2,4,8]] [phases=3] [output=figures.json]",
-        file_tool("policy.best_of_n", "BestOfNTable", "best-of-n"),
+        FileTool("policy.best_of_n", "BestOfNTable", "best-of-n"),
     ),
     "policy-speed": Tool(
         "how fast a policy's update is here, beside the same algorithm on TRL's padded path",
         "[algorithm=grpo|ppo] [shape=tiny|3b|7b] [rollout=replay|vllm] [output=figures.json] [key=value …]",
-        file_tool("policy.speed", "PolicySpeedTable", "policy-speed"),
+        FileTool("policy.speed", "PolicySpeedTable", "policy-speed"),
     ),
     "rate": Tool(
         "a page on this machine on which a person rates pairs blind",
         "FOLDER rater=NAME [port=8001]",
-        file_tool("judge.rating_page", "RateTable", "rate"),
+        FileTool("judge.rating_page", "RateTable", "rate"),
     ),
     "plan": Tool(
         "how many prompts and seeds a difference of win rates takes to be seen",
         "[CELL …] [difference=0.05] [sd_seeds=…] [comparisons=…] [output=plan.json] [key=value …]",
-        file_tool("judge.plan", "PlanTable", "plan"),
+        FileTool("judge.plan", "PlanTable", "plan"),
     ),
     "analyse": Tool(
         "figure, fits and claims again, from points alone; several files are one sweep",
         "points.csv [points.csv …] output=FOLDER [key=value …]",
-        file_tool("curve.points_again", "AnalyseTable", "analyse"),
+        FileTool("curve.points_again", "AnalyseTable", "analyse"),
     ),
     "speed": Tool(
         "how fast reward models train and score here, beside TRL's trainer and a padded pipeline",
         "[shape=tiny|3b|7b] [prompts=prompts.jsonl] [memory_gib=…] [output=figures.json] [key=value …]",
         speed,
+        "rm.benchmarks.random_material:SpeedTable",
     ),
 }

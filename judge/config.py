@@ -60,7 +60,8 @@ class JudgeTable(Table):
         poll_s: seconds between two looks at a batch.
         timeout_s: seconds until a request counts as lost.
         max_retries: further tries after a failure that may pass (429, 5xx, time-outs, garbage).
-        margin: gold and rungs call a difference of at most this a tie, in gold or score units (0..1).
+        margin: gold and rungs call a difference of at most this a tie, in gold or score units (0..1); 0 for a rung
+            where it is not given.
         rung: the folder of the reward model that `rung` compares with.
         min_raters: people have to rate each pair so often; the majority decides, and no majority is a tie.
         disagreement: one pair, two orders, two verdicts: `tie` (a win must hold in both orders) or `pooled` (each order
@@ -96,6 +97,12 @@ class JudgeTable(Table):
     disagreement: Disagreement = "tie"
     resamples: int = Field(default=10_000, ge=100)
     baseline: str = Field(default="untrained", min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_margin_for_a_rung(cls, data: Any) -> Any:
+        """A rung's scores may all lie near 0 or 1, where a margin would make every verdict a tie."""
+        return {"margin": 0.0, **data} if isinstance(data, dict) and data.get("kind") == "rung" else data
 
     @model_validator(mode="after")
     def _meaningful(self) -> JudgeTable:

@@ -17,6 +17,7 @@ from judge.answers import Question, verdict_of
 from judge.gold_endpoint import by_margin
 from judge.prompting import shown_texts
 from judge.verdicts import Verdict
+from rm.answer_form import AnswerForm
 from rm.scorer import RungScorer
 from rm.units import ScoreUnits
 from tasks.records import Message
@@ -38,7 +39,7 @@ class RungJudge:
     def __init__(self, folder: Path, margin: float) -> None:
         self.units = ScoreUnits.load(folder)
         self.scorer = RungScorer(folder, BATCH_TOKENS, "cuda" if torch.cuda.is_available() else "cpu")
-        self.margin = margin
+        self.margin, self.form = margin, AnswerForm.of_rung(folder)
 
     def decide(self, questions: Sequence[Question], what: str) -> list[Verdict]:
         """One verdict a question, in their order; equal answers are scored once."""
@@ -54,7 +55,8 @@ class RungJudge:
         if not shown:
             return []
         chats, answers = zip(*shown.values(), strict=True)
-        logits = np.asarray(self.scorer.logits(chats, answers), dtype=np.float64)
+        read = [self.form.shown(answer) for answer in answers]
+        logits = np.asarray(self.scorer.logits(chats, read), dtype=np.float64)
         scores = dict(zip(shown, map(float, self.units.scores(logits)), strict=True))
         return [
             verdict_of(

@@ -112,6 +112,9 @@ def rung_rewards(
     from tasks.table import load_task
     from tasks.torch_setup import prepare_torch
 
+    calibrator = None if calibrator_folder is None else Calibrator.load(calibrator_folder)
+    if calibrator is not None:
+        calibrator.refuse_other_rung(rung)
     folder = run_folder / "tasks"
     settings = open_finished(folder)["made_from"]["settings"]
     experiment = Experiment(str(folder / MANIFEST), run_folder.name, 0, run_folder.parent, {"tasks": settings})
@@ -123,8 +126,6 @@ def rung_rewards(
     responses = [task.read(row["completion"]) for row in rows]
     asked, texts = [prompts[row["prompt_id"]] for row in rows], [row["completion"] for row in rows]
     logits = logits_of(RungScorer(rung, BATCH_TOKENS), task, asked, responses, texts)
-    if calibrator_folder is None:
+    if calibrator is None:
         return [-math.inf if logit is None else logit for logit in logits]
-    calibrator = Calibrator.load(calibrator_folder)
-    calibrator.refuse_other_rung(rung)
     return [calibrator.reward(logit, response).reward for logit, response in zip(logits, responses, strict=True)]

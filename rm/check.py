@@ -139,7 +139,7 @@ def _rows(rung: LoadedRung, most_reference: int) -> tuple[list[list[int]], int]:
     if reference.exists():
         texts = [str(row["completion"]) for row in read_jsonl(reference) if row.get("completion")]
         asked += [(SAMPLES[i % len(SAMPLES)][0][-1:], text) for i, text in enumerate(texts[:most_reference])]
-    encoded = [rung.encode(chat, answer) for chat, answer in asked]
+    encoded = [rung.encode(chat, answer, as_is=True) for chat, answer in asked]
     rows = [row for row in encoded if len(row) <= rung.context]
     return rows, len(encoded) - len(rows)
 

@@ -17,6 +17,7 @@ from configs.loader import Experiment
 from configs.records import read_json, write_json
 from configs.runfolder import MANIFEST, SCRATCH
 from rm.alarms import head_weights, refuse_still_losses, refuse_untrained_head
+from rm.answer_form import FIELD, PLACE
 from rm.backbone import build_reward_model
 from rm.config import RMTable
 from rm.ladder import Evaluation, reached
@@ -181,7 +182,7 @@ def _write_rungs(
                     prepared.pairs,
                     reference,
                     ids,
-                    _facts(target, candidate, one, table),
+                    _facts(target, candidate, one, table) | {FIELD: task.present(PLACE)},
                     table.eval_batch_tokens,
                     spread,
                 )

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.folding import folded
 from calibration.phrase_set import PhraseSet, known_sets, load_phrase_set, read_phrase_set
-from calibration.rpr import folded, phrases_in, repetition, rpr, rprs
+from calibration.rpr import phrases_in, repetition, rpr, rprs
 from configs.errors import UserError
 
 HELPSTEER = load_phrase_set("paper-helpsteer")

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibration.folding import folded
 from calibration.phrase_set import PhraseSet, load_phrase_set
-from calibration.rpr import folded, phrases_in, repetition, rpr
+from calibration.rpr import phrases_in, repetition, rpr
 from calibration.rpr_speed import SpeedTable, made_answers, megabytes_a_second, run
 
 HELPSTEER = load_phrase_set("paper-helpsteer")

@@ -239,10 +239,12 @@ def _encoded(
     """Token ids of an item's answers, or the reason and the detail why it is not scored."""
     from jinja2 import TemplateError
 
+    from rm.answer_form import AnswerForm
     from rm.scorer import encode_answer
 
     try:
-        rows = [encode_answer(scorer.tokenizer, item.messages, answer) for answer in item.answers]
+        form = AnswerForm.of_rung(scorer.folder)
+        rows = [encode_answer(scorer.tokenizer, item.messages, form.shown(answer)) for answer in item.answers]
     except TemplateError as error:
         return [], ("chat_template", " ".join(str(error).split()))
     longest = max(map(len, rows))

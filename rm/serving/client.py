@@ -67,7 +67,7 @@ class ServedRung:
         """
         found: list[float] = []
         for conversations in _requests(chats, answers):
-            record = self._ask({"conversations": conversations})
+            record = self._ask({"conversations": conversations, "as_is": True})
             logits = record.get("logits")
             if not isinstance(logits, list) or len(logits) != len(conversations):
                 raise UserError(f"{self.address}: {len(conversations)} answers were sent and not as many logits came")

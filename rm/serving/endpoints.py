@@ -167,14 +167,16 @@ class Endpoints:
             raise Refused(400, "bad_json", f"the body is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise Refused(422, "wrong_type", f"the body must be an object, found {type(record).__name__}")
-        answers = read(record)
+        answers, as_is = read(record), record.get("as_is", False)
+        if not isinstance(as_is, bool):
+            raise Refused(422, "wrong_type", f"as_is must be true or false, found {_kind(as_is)}")
         rows: list[Sequence[int]] = []
         for number, answer in enumerate(answers):
             try:
                 if self.rung.surely_longer(answer.chat, answer.text, self.max_length):
                     detail = f"conversation {number}: more text than {self.max_length} tokens can hold"
                     raise Refused(422, "too_long", detail)
-                row = self.rung.encode(answer.chat, answer.text)
+                row = self.rung.encode(answer.chat, answer.text, as_is)
             except (ValueError, UserError) as error:
                 raise Refused(422, "wrong_chat", f"conversation {number}: {error}") from None
             if len(row) > self.max_length:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from configs.errors import UserError
 from configs.records import read_json, sha256_of_file, sha256_of_record
+from rm.answer_form import AnswerForm
 from rm.rung_digest import ADAPTER_CONFIG, CARD_FILE
 from rm.scorer import RungScorer, encode_answer, score_ids
 from rm.serving.length_bound import characters_per_token, normalised_length
@@ -54,14 +55,19 @@ class LoadedRung:
     card: dict[str, Any]
     context: int
 
-    def encode(self, chat: Sequence[Message], text: str) -> list[int]:
-        """Token ids of an answer, as `rm.scorer.encode_answer`.
+    @property
+    def form(self) -> AnswerForm:
+        """The form in which it reads answers."""
+        return AnswerForm.of_card(self.card)
+
+    def encode(self, chat: Sequence[Message], text: str, as_is: bool = False) -> list[int]:
+        """Token ids of a response in the rung's form, or as it is, as `rm.scorer.encode_answer`.
 
         Raises:
             ValueError: the rung's chat template refuses the chat, for example a role that it does not know.
         """
         try:
-            return encode_answer(self.scorer.tokenizer, chat, text)
+            return encode_answer(self.scorer.tokenizer, chat, text if as_is else self.form.shown(text))
         except TemplateError as error:
             raise _refused_chat(error) from None
 

@@ -1,6 +1,6 @@
 """`rewardladder serve RUNG port=8000`: a rung behind HTTP, with micro-batching.
 
-    POST /score        {"conversations": [{"messages": […]} or {"prompt": …, "response": …}, …]}
+    POST /score        {"conversations": [{"messages": […]} or {"prompt": …, "response": …}, …], "as_is": false}
                        -> {"rung", "logits", "scores", "rewards", "units"}
     POST /get_reward   OpenRLHF's remote reward: {"query": […], "prompts": […], "labels": […]}
                        -> {"rewards", "scores", "extra_logs": {"logit": […]}}

@@ -89,7 +89,7 @@ def detect_schema(record: dict[str, Any]) -> Schema | None:
     if all(column in record for column in PAIR_COLUMNS):
         chosen = record["chosen"]
         transcript = isinstance(chosen, str) and HH_TURN.match(chosen) is not None
-        return "hh-rlhf" if transcript and "prompt" not in record else "trl"
+        return "hh-rlhf" if transcript and not {"prompt", "messages"} & record.keys() else "trl"
     return None
 
 
@@ -152,6 +152,7 @@ def _read_hh_rlhf(record: dict[str, Any]) -> PreferenceRow:
 def _read_trl(record: dict[str, Any]) -> PreferenceRow:
     """TRL's preference formats, standard and conversational, with an explicit or an implicit prompt."""
     chosen, rejected, prompt = column_of(record, "chosen"), column_of(record, "rejected"), record.get("prompt")
+    prompt = record.get("messages") if prompt is None else prompt  # as a run's own pairs.jsonl has it
     texts = isinstance(chosen, str) and isinstance(rejected, str)
     read = _trl_texts if texts else _trl_chats
     messages, responses = read(prompt, chosen, rejected)
