@@ -300,7 +300,7 @@ def test_the_command_says_one_line_and_starts_nothing(tmp_path: Path, arguments:
         ("run", "calibration.tau=1", "calibration.tau is not a key; "),
         ("run", "calibration.phrases=advise", "there is no phrase set 'advise'; did you mean advice?"),
         ("run", "policy.bta=1", "policy.bta is not a key; did you mean policy.beta?"),
-        ("run", "judge.kind=gol", "judge.kind: 'gol' is not allowed; choose gold, openai, gold_endpoint, rung or people"),
+        ("run", "judge.kind=gol", "judge.kind: 'gol' is not allowed; choose gold, openai, gold_endpoint"),
         ("run", "curve.worker=1", "curve.worker is not a key; did you mean curve.workers?"),
         ("run", "rm.ladder=[55, 65]", "curve.sweep has rung 80, and rm.ladder has 55, 65; "),
         ("run", "curve.sweep=[{rewrad: raw}]", "'rewrad' is not a field of the policy table that can be swept"),
