@@ -132,7 +132,7 @@ def find_knee(units: Units, rng: np.random.Generator, resamples: int = RESAMPLES
     order = np.argsort(units.x, kind="stable")
     x, x_se, y, y_se = (part[order] for part in units)
     if len(x) < FEWEST_UNITS or len(np.unique(x)) < 4:
-        raise ValueError(f"a knee needs {FEWEST_UNITS} reward models of four accuracies, found {len(x)}")
+        raise ValueError(f"a knee needs {FEWEST_UNITS} reward models of at least four accuracies, found {len(x)}")
     knees = np.linspace(x[0], x[-1], GRID + 1)[1:]
     own = y_se**2 + SMALLEST_ERROR**2
     w, scatter2 = _weights("knee", x, x_se, y, own, knees)
@@ -214,7 +214,7 @@ def fit_record(units: Units, rng: np.random.Generator, resamples: int = RESAMPLE
         "p_monotone": monotone(units, rng, resamples)[1] if n > 1 else None,
     }
     if n < FEWEST_UNITS or len(np.unique(units.x)) < 4:
-        why = f"{n} reward models stand behind this curve, and a knee needs {FEWEST_UNITS} of four accuracies"
+        why = f"{n} reward models stand behind this curve, and a knee needs {FEWEST_UNITS}, of at least four accuracies"
         return record | {"identified": False, "status": "too_few", "sentence": f"Knee not identified: {why}."}
     knee = find_knee(units, rng, resamples)
     record |= asdict(knee) | {"status": "identified" if knee.identified else "not_identified"}

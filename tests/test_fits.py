@@ -72,7 +72,7 @@ def test_too_few_reward_models_are_said_to_be_too_few() -> None:
     found = fit_record(units([0.62, 0.81, 0.87], [0.24, 0.81, 0.91]), keyed_rng(0, "few"), 99)
     assert (found["status"], found["identified"], found["n_reward_models"]) == ("too_few", False, 3)
     assert found["sentence"] == (
-        "Knee not identified: 3 reward models stand behind this curve, and a knee needs 5 of four accuracies."
+        "Knee not identified: 3 reward models stand behind this curve, and a knee needs 5, of at least four accuracies."
     )
     same = fit_record(units([0.6, 0.6, 0.6, 0.8, 0.8], [0.2, 0.3, 0.25, 0.8, 0.9]), keyed_rng(0, "few"), 99)
     assert same["status"] == "too_few"
