@@ -94,9 +94,10 @@ def check_sweep(experiment: Experiment) -> list[Cell]:
         judge.api_key()
     rungs = [str(target) for target in experiment.table("rm", RMTable).ladder]
     for cell in cells:
-        if cell.table.rung not in (None, *rungs):
+        missing = next((rung for rung in cell.table.rungs if rung not in rungs), None)
+        if missing is not None:
             raise UserError(
-                f"{experiment.source}: curve.sweep has rung {cell.table.rung}, and rm.ladder has {', '.join(rungs)}; "
+                f"{experiment.source}: curve.sweep has rung {missing}, and rm.ladder has {', '.join(rungs)}; "
                 "add it there or choose one of these"
             )
     own = experiment.table("calibration", CalibrationTable)
@@ -162,10 +163,9 @@ def run_all(experiment: Experiment) -> None:
     """Every stage, each with its table."""
     cells = check_sweep(experiment)
     import rm.stage
-    from policy.config import NEEDS_RUNG
 
     run_tasks(experiment)
-    if any(cell.table.reward in NEEDS_RUNG for cell in cells):
+    if any(cell.table.rungs for cell in cells):
         rm.stage.run(experiment)
         rm.stage.show(experiment)
         run_calibrate(experiment)

@@ -38,7 +38,6 @@ from curve.points import (
 )
 from curve.report import findings_of, write_report
 from curve.workers import LOG_FILE, Job, run_side_by_side
-from policy.config import NEEDS_RUNG
 
 ROOM = "curve"
 EXPERIMENTS_FOLDER = "experiments"
@@ -78,7 +77,7 @@ def run(experiment: Experiment) -> str | None:
 def run_cells(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, str]:
     """Make the missing cells side by side and check the finished ones; returns the failed ones with the reason."""
     tasks.stage.run(experiment)
-    if any(cell.table.reward in NEEDS_RUNG for cell in cells):
+    if any(cell.table.rungs for cell in cells):
         rm.stage.run(experiment)
         calibration.stage.run(experiment)
     # named by its content: another run with other settings in this folder must not change what our cells read
