@@ -7,11 +7,12 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.terminal import say
-from judge.answers import Answer, Pair, Question, settle
+from judge.answers import Answer, Pair
 from judge.config import JudgeTable
-from judge.judges import Court, open_judge, verdict_of
+from judge.judges import Court, open_judge
 from judge.labelled_pairs import LabelledPair
-from judge.verdicts import ORDERS, Verdict, shown
+from judge.stage import judge_pairs
+from judge.verdicts import Verdict
 from tasks.records import Prompt, Task
 
 
@@ -27,31 +28,23 @@ def ask_about(pairs: Sequence[LabelledPair], table: JudgeTable, folder: Path) ->
         raise UserError("judge validate: the files hold no answers to show a judge, only judgments of them")
     if len(asked) < len(pairs):
         say(f"{len(pairs) - len(asked)} of {len(pairs)} pairs hold no two answers to show a judge; they are left out")
-    found: dict[tuple[str, str], Verdict] = {}
-    questions = []
-    for pair in asked:
-        settled = settle(pair)
-        for order in ORDERS:
-            question = Question(pair, order)
-            if settled is None:
-                questions.append(question)
-            else:
-                found[pair.pair_id, order] = verdict_of(question, shown(settled[1], order), settled[0])
     warning = table.alias_warning()
     if warning:
         say(warning)
     folder.mkdir(parents=True, exist_ok=True)
     court = Court(table, folder, [pair.prompt for pair in asked], _no_task, "labelled pairs")
     with open_judge(court) as decide:
-        for verdict in decide(questions, "judging labelled pairs") if questions else []:
-            found[verdict.pair_id, verdict.order] = verdict
-    failed = [verdict for verdict in found.values() if verdict.status == "error"]
+        found = judge_pairs(asked, decide, "judging labelled pairs")
+    failed = [verdict for verdict in found if verdict.status == "error"]
     if failed:
         raise UserError(
             f"{folder}: {len(failed)} of {len(found)} verdicts are missing, the last for {failed[-1].error}; the "
             "others are kept, run the same command again to ask for the missing ones"
         )
-    return {pair.pair_id: [found[pair.pair_id, order] for order in ORDERS] for pair in asked}
+    verdicts: dict[str, list[Verdict]] = {}
+    for verdict in found:
+        verdicts.setdefault(verdict.pair_id, []).append(verdict)
+    return verdicts
 
 
 def question_pair(pair: LabelledPair) -> Pair:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from policy.memory import LOGITS_TOKENS
 from rm.packed.fused_lora import pointwise
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = LOGITS_TOKENS
 """Tokens of one chunk: 600 MB of logits at Qwen2.5's vocabulary."""
 Tensors = tuple[torch.Tensor | None, ...]
 

@@ -10,7 +10,6 @@ is refused.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from configs.errors import UserError
 from tasks.mathematics.extraction import last_boxed, reference_answer
 from tasks.preference.fields import RowProblem
-from tasks.preference.numbered_records import numbered_records
+from tasks.preference.numbered_records import json_rows, numbered_records
 from tasks.preference.sources import resolve_files
 
 PROBLEM_COLUMNS = ("problem", "question", "prompt", "0")
@@ -183,15 +182,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowProblem]]:
     if path.suffix != ".json":
         yield from numbered_records(path)
         return
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); fetch it again") from None
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: a list of rows is needed, found {type(rows).__name__}")
-    for line, row in enumerate(rows, start=1):
+    for line, row in enumerate(json_rows(path), start=1):
         if isinstance(row, list):
             row = {str(place): turn for place, turn in enumerate(row)}
         yield line, row if isinstance(row, dict) else RowProblem("not_an_object", f"found {type(row).__name__}")

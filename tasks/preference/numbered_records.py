@@ -30,7 +30,7 @@ def numbered_records(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
     if path.suffix == ".parquet":
         yield from parquet_records(path)
     elif path.suffix == ".json":
-        yield from _json_list(path)
+        yield from enumerate(map(_as_record, json_rows(path)), start=1)
     else:
         yield from _json_records(path)
 
@@ -59,7 +59,12 @@ def _as_record(value: Any) -> Record | RowProblem:
     return value if isinstance(value, dict) else RowProblem("not_an_object", f"found {type(value).__name__}")
 
 
-def _json_list(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
+def json_rows(path: Path) -> list[Any]:
+    """The rows of a .json file, which is one list.
+
+    Raises:
+        UserError: it cannot be read, or is no list.
+    """
     try:
         rows = json.loads(path.read_bytes())
     except OSError as error:
@@ -68,7 +73,7 @@ def _json_list(path: Path) -> Iterator[tuple[int, Record | RowProblem]]:
         raise UserError(f"{path}: not readable as JSON ({error}); fetch it again") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: a list of rows is needed, found {type(rows).__name__}; name the data files")
-    yield from enumerate(map(_as_record, rows), start=1)
+    return rows
 
 
 def parquet_records(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Record | RowProblem]]:
