@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
@@ -114,21 +115,37 @@ def test_a_long_text_of_one_word_and_a_text_without_blanks() -> None:
     assert rpr("\ud800" * 5000 + "等", CORRECTED) == 0.0
 
 
-@pytest.mark.parametrize(("language", "name", "bound"), [
-    ("english", "paper-helpsteer", 20.0),
-    ("chinese", "paper-helpsteer", 16.0),
-    ("english", "corrected-helpsteer", 14.0),
-    ("chinese", "corrected-helpsteer", 12.0),
+def words_a_second(texts: list[str]) -> float:
+    """MB a CPU second of plain Python over the same texts: how fast this machine is at this moment."""
+    began, size = time.process_time(), 0
+    for text in texts:
+        seen: dict[str, int] = {}
+        for word in text.lower().split():
+            seen[word] = seen.get(word, 0) + 1
+        size += len(text.encode())
+    return size / 1e6 / (time.process_time() - began)
+
+
+@pytest.mark.parametrize(("language", "name", "bound", "yardstick"), [
+    ("english", "paper-helpsteer", 20.0, 42.0),
+    ("chinese", "paper-helpsteer", 16.0, 240.0),
+    ("english", "corrected-helpsteer", 14.0, 42.0),
+    ("chinese", "corrected-helpsteer", 12.0, 240.0),
 ])  # fmt: skip
-def test_long_answers_are_measured_fast_in_cpu_seconds(language: str, name: str, bound: float) -> None:
+def test_long_answers_are_measured_fast_in_cpu_seconds(
+    language: str, name: str, bound: float, yardstick: float
+) -> None:
+    """The bound holds on an idle core, which counts words at `yardstick` MB a second; a slower one is allowed less.
+
+    Caches and hyper-threads shared with other processes are not CPU seconds of ours, so both are measured in turns.
+    """
     phrase_set = load_phrase_set(name)
     texts = made_answers(language, 4000, 250, phrase_set.phrases)
     assert len(phrase_set.phrases) == 53
     assert 3900 < np.mean([len(text.encode()) for text in texts]) < 4500
     assert np.mean([len(phrases_in(text, phrase_set)) for text in texts]) > 4
-    # caches shared with other processes are not CPU seconds of ours, so a busy machine gets more than one try
-    found = max(megabytes_a_second(texts, phrase_set) for _ in range(3))
-    assert found >= bound
+    turns = [(words_a_second(texts), megabytes_a_second(texts, phrase_set)) for _ in range(5)]
+    assert max(found / min(1.0, counted / yardstick) for counted, found in turns) >= bound, turns
 
 
 def test_the_command_prints_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
