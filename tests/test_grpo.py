@@ -145,15 +145,10 @@ def test_the_table_becomes_trls_configuration(tmp_path: Path) -> None:
 
 
 KILLS = {
-    "grpo": (("policy.reward=rpr", "policy.rung=60"), ("audit/step-000001.parquet", "checkpoint-3/complete.json")),
     "rloo": (("policy.reward=format", "policy.algorithm=rloo"), ("checkpoint-3/complete.json",)),
     "ppo": (
         ("policy.reward=gold", "policy.algorithm=ppo", "policy.num_iterations=2"),
         ("audit/step-000002.parquet", "checkpoint-4/complete.json"),
-    ),
-    "ppo-lora": (
-        ("policy.reward=gold", "policy.algorithm=ppo", "policy.lora_r=4", "policy.learning_rate=1e-2", "policy.seed=7"),
-        ("checkpoint-3/complete.json",),
     ),
 }
 
