@@ -111,8 +111,11 @@ class Critic:
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(hidden.float()).squeeze(-1)
 
-    def step(self) -> float:
+    def step(self, rate_factor: float = 1.0) -> float:
         """Clip the gradients, update, clear them. Returns their norm before clipping.
+
+        Args:
+            rate_factor: what roll-backs have multiplied the learning rate by.
 
         Raises:
             UserError: the norm is no number.
@@ -125,7 +128,7 @@ class Critic:
                 f"policy.critic_learning_rate ({self.learning_rate:g})"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * self._factor(self.updates)
+            group["lr"] = self.learning_rate * self._factor(self.updates) * rate_factor
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1

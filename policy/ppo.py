@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from policy.advantages import generalized_advantages, moments, token_rewards, value_loss, whitened
+from policy.alarm_callback import FACTOR_KEY
 from policy.callbacks import checkpoint_folder
 from policy.config import PolicyTable
 from policy.critic import Critic
@@ -32,6 +33,7 @@ class LadderPPOTrainer(LadderGRPOTrainer):
     def add_critic(self, table: PolicyTable, seed: int) -> None:
         """Give the trainer its critic. A penalty in the reward needs TRL's reference model, but no term in the loss."""
         self.table = table
+        self.resting_steps = table.critic_warmup_steps
         self.critic = Critic(self.accelerator.unwrap_model(self.model), table, seed)
         if table.kl_coef:
             self.beta = 0.0
@@ -159,7 +161,8 @@ class LadderPPOTrainer(LadderGRPOTrainer):
                 for _, parameter in self.critic.named_parameters():
                     if parameter.grad is not None:
                         parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-            logged["critic/grad_norm"].append(self.critic.step())
+            lowered = self.optimizer.param_groups[0].get(FACTOR_KEY, 1.0)
+            logged["critic/grad_norm"].append(self.critic.step(lowered))
 
 
 class CriticCheckpoint(TrainerCallback):

@@ -19,6 +19,7 @@ from policy.alarm_table import AlarmTable
 from policy.alarms import DETECTORS, repeated_share, replay
 from policy.best_of_n import BestOfNTable, run
 from policy.config import PolicyTable
+from policy.critic import Critic
 from policy.stage import cell_folder
 
 HEALTHY = {
@@ -35,6 +36,7 @@ HEALTHY = {
     "repetition": 0.05,
     "kl": 0.05,
     "sampling/sampling_logp_difference/mean": 0.01,
+    "clip_ratio/region_mean": 0.01,
 }
 
 
@@ -92,7 +94,7 @@ def test_each_alarm_speaks_at_the_step_worked_out_by_hand(changed: dict[str, Any
 
 
 def test_every_alarm_has_a_detector_and_a_history_that_sets_it_off() -> None:
-    assert set(DETECTORS) == set(AlarmTable().rules())
+    assert set(DETECTORS) == {*AlarmTable().rules(), "no_clipping"}  # off where it is not asked for
 
 
 def test_an_alarm_rises_once_and_again_after_it_was_silent() -> None:
@@ -110,6 +112,21 @@ def test_figures_that_a_run_does_not_have_set_nothing_off() -> None:
         for name in ("reward", "reward_std", "gold", LENGTH):  # a second update of the same rollout has none
             row.pop(name, None)
     assert found(late) == {}
+
+
+def test_a_clip_that_never_acts_is_called_only_where_it_is_asked_for() -> None:
+    rows = history(**{"clip_ratio/region_mean": lambda step: 0.1 * (step == 1)})
+    assert found(rows) == {}
+    assert found(rows, no_clipping="warn") == {}  # 0.1 / 40 is above 1e-4
+    assert found(rows, no_clipping={"action": "warn", "window": 10}) == {"no_clipping": 11}
+    assert found(history(**{"clip_ratio/region_mean": 0.0}), no_clipping="warn") == {"no_clipping": 40}
+
+
+@pytest.mark.parametrize("words", [["epsilon=null", "num_mini_batches=8"], []])
+def test_where_nothing_can_be_clipped_the_alarm_is_refused(words: list[str]) -> None:
+    with pytest.raises(UserError, match="nothing is ever clipped with epsilon null, or with one update a rollout"):
+        read_words(["reward=random", "alarms.no_clipping=stop", *words], PolicyTable, "policy")
+    read_words(["reward=random", "alarms.no_clipping=stop", "num_mini_batches=2"], PolicyTable, "policy")
 
 
 def test_a_line_says_where_what_is_allowed_and_what_to_try() -> None:
@@ -234,6 +251,23 @@ def test_a_run_that_was_sent_back_once_goes_on_to_its_end(small: Experiment) -> 
     rates = {row["step"]: row["learning_rate"] for row in read_jsonl(folder / "metrics.jsonl")}
     assert rates == pytest.approx({step: 1e-2 if step <= rolled[0]["to_step"] else 1e-6 for step in range(1, 6)})
     assert read_json(folder / "manifest.json")["summary"]["alarms"]["length_blow_up"]["roll_backs"] == 1
+
+
+def test_a_roll_back_lowers_the_critics_rate_too(small: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = Critic.step
+
+    def watched(critic: Critic, rate_factor: float = 1.0) -> float:
+        norm = step(critic, rate_factor)
+        rates.append(critic.optimizer.param_groups[0]["lr"])
+        return norm
+
+    monkeypatch.setattr(Critic, "step", watched)
+    alarms = {"constant_reward": {"action": "roll_back", "window": 2}, "max_roll_backs": 1, "no_spread": "off"}
+    settings: dict[str, Any] = {"reward": "random", "random_rate": 1.0, "save_steps": 1, "dev_every": 0, "seed": 18}
+    with pytest.raises(UserError, match="Rolled back 1 times already"):
+        made(small, **settings, alarms=alarms, algorithm="ppo", critic_learning_rate=8e-4, warmup_steps=0)
+    assert rates == pytest.approx([8e-4] * 2 + [4e-4] * 2)
 
 
 def test_samples_of_the_untrained_policy_are_scored_by_a_rung(
