@@ -19,6 +19,7 @@ from calibration.config import RUNG_PLACE, CalibrationTable
 from calibration.maps import ByDomain, load_map
 from calibration.report import answer_report, answer_row, pair_report, pair_row
 from calibration.rung_calibrators import RungCalibrator, make_calibrators
+from calibration.scored_text import demand_scored_text
 from calibration.units import RungRows
 from configs.errors import UserError
 from configs.loader import Experiment
@@ -73,6 +74,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     ladder_folder = experiment.folder / RM_ROOM
     if not is_finished(ladder_folder):
         raise UserError(f"{ladder_folder}: the ladder is not finished; run `rewardladder rm {experiment.source}` first")
+    demand_scored_text(experiment, table.scored_text, table.rule)
     phrase_set = table.phrase_set()
     settings = table.model_dump(mode="json") | {
         "phrase_set": {"name": phrase_set.name, "version": phrase_set.version, "sha256": phrase_set.sha256}

@@ -10,6 +10,7 @@ import calibration.stage
 import rm.stage
 from calibration.calibrator import Calibrator
 from calibration.config import CalibrationTable
+from calibration.scored_text import demand_scored_text
 from configs.loader import Experiment
 from configs.terminal import say
 from policy.config import PolicyTable
@@ -61,6 +62,7 @@ def open_calibrators(experiment: Experiment, table: PolicyTable) -> dict[str, Ca
             changes: dict[str, Any] = {"phrases": part.phrases, "scored_text": part.scored_text}
             given = {key: value for key, value in changes.items() if value is not None}
             found[name] = Calibrator.without_rung(own, "rpr_only").with_settings(**given)
+            demand_scored_text(experiment, found[name].settings.scored_text, "rpr_only")
     return found
 
 
@@ -69,10 +71,13 @@ def load_calibrator(experiment: Experiment, table: PolicyTable) -> Calibrator | 
     row = REWARDS[table.reward]
     if table.rung is not None:
         calibrator = _of_rung(experiment, table.rung)
-        return calibrator if row.rule is None else calibrator.with_settings(rule=row.rule)
-    if row.rule is not None:
-        return Calibrator.without_rung(experiment.table(calibration.stage.ROOM, CalibrationTable), row.rule)
-    return None
+        found = calibrator if row.rule is None else calibrator.with_settings(rule=row.rule)
+    elif row.rule is not None:
+        found = Calibrator.without_rung(experiment.table(calibration.stage.ROOM, CalibrationTable), row.rule)
+    else:
+        return None
+    demand_scored_text(experiment, found.settings.scored_text, found.settings.rule)
+    return found
 
 
 def _of_rung(experiment: Experiment, name: str) -> Calibrator:

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from calibration.scored_text import demand_scored_text
 from configs.errors import UserError
+from configs.loader import load_experiment
+from policy.config import PolicyTable
+from policy.rungs import load_calibrator
 from tasks.preference.sets import PreferenceTable, PreferenceTask
 from tasks.records import Prompt, read_prompts, write_prompts
 from tasks.responses import read_plain, with_instruction
@@ -67,3 +71,17 @@ def test_a_prompt_without_an_instruction_is_stored_without_one(tmp_path: Path) -
     write_prompts(tmp_path, prompts)
     assert read_prompts(tmp_path) == prompts
     assert (tmp_path / "prompts.jsonl").read_text().count("policy_messages") == 1
+
+
+def test_a_bonus_for_reasoning_that_no_response_has_is_refused(tmp_path: Path) -> None:
+    text = "name: x\ntasks: {task: preference, files: [x], response_format: plain}\ncalibration: {}\n"
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    experiment = load_experiment(path, [f"runs_dir={tmp_path}"])
+    with pytest.raises(UserError, match=r"rule rpr_only would add nothing.*calibration\.scored_text=answer"):
+        load_calibrator(experiment, PolicyTable(reward="rpr_only"))
+    answer = experiment.with_overrides({"calibration.scored_text": "answer"})
+    assert load_calibrator(answer, PolicyTable(reward="rpr_only")) is not None
+    demand_scored_text(experiment, "think", "constant")
+    with pytest.raises(UserError, match=r"x\.yaml: calibration\.scored_text is think"):
+        demand_scored_text(experiment, "think", "rpr")
