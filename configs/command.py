@@ -23,6 +23,7 @@ MENDABLE = (
 """Errors of the file system that a user can mend: no space, no right, or something else where a folder should be."""
 CUT_CHECKPOINT = re.compile(r"inline_container\.cc.*(unexpected pos|PytorchStreamWriter)", re.DOTALL)
 """What torch says, as RuntimeError, when the file of a checkpoint does not take all bytes; it keeps no error number."""
+NO_HOME = "Could not determine home directory."
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -80,6 +81,8 @@ def guarded(work: Callable[[], None]) -> int:
             return _ask_to_mend(os.strerror(errno.ENOSPC))
         if isinstance(error, RuntimeError) and CUT_CHECKPOINT.search(str(error)):
             return _ask_to_mend(f"a checkpoint could not be written to its end, as if {os.strerror(errno.ENOSPC)}")
+        if isinstance(error, RuntimeError) and str(error) == NO_HOME:  # Path.expanduser
+            return _ask_to_mend("a path begins with ~NAME, and there is no user of that name")
         raise
     return 0
 

@@ -95,10 +95,13 @@ def expected_calibration_error(differences: Floats, bins: int = ECE_BINS) -> flo
     """ECE of the confidence in the favoured side, over bins of equal mass.
 
     Confidence is sigmoid(|difference|) in 0.5..1 and correct is difference > 0 (equal: half). The error is the mean
-    over bins, weighted by size, of |mean confidence - share correct|.
+    over bins, weighted by size, of |mean confidence - share correct|. Pairs of one confidence count as right by their
+    common share, so that a bin's border among them depends on no order.
     """
     confidence = sigmoid(np.abs(differences))
-    correct = (differences > 0) + 0.5 * (differences == 0)
+    values, tied = np.unique(confidence, return_inverse=True)
+    right = np.bincount(tied, (differences > 0) + 0.5 * (differences == 0), len(values)) / np.bincount(tied)
+    correct = right[tied]
     order = np.argsort(confidence, kind="stable")
     total = 0.0
     for members in np.array_split(order, min(bins, len(order))):

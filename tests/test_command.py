@@ -69,6 +69,11 @@ def test_a_disk_that_is_full_while_weights_are_saved_is_one_line(capsys: pytest.
     assert capsys.readouterr().err == "error: No space left on device; mend it and run the same command again\n"
 
 
+def test_a_path_of_a_user_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: print(Path("~no-such-user/rung").expanduser())) == 2
+    assert "begins with ~NAME, and there is no user" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is needed")
 def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     import torch

@@ -112,7 +112,14 @@ def test_calibration_error_by_hand() -> None:
     assert expected_calibration_error(np.array([LN3, -LN3, LN9]), bins=2) == pytest.approx((2 * 0.25 + 0.1) / 3)
     # Fewer pairs than bins: a bin each. Equal logits: confidence 1/2 and half right.
     assert expected_calibration_error(np.array([0.0]), bins=10) == 0.0
-    assert expected_calibration_error(np.array([LN9, -LN9]), bins=10) == pytest.approx((0.1 + 0.9) / 2)
+    assert expected_calibration_error(np.array([LN9, -LN9]), bins=10) == pytest.approx(0.4)
+
+
+def test_calibration_error_depends_on_no_order_among_equal_confidences() -> None:
+    rng = np.random.default_rng(1)
+    differences = rng.integers(-3, 4, 103).astype(float)
+    found = {round(expected_calibration_error(rng.permutation(differences)), 12) for _ in range(20)}
+    assert len(found) == 1
 
 
 def labelled(n: int, scale: float, key: str) -> np.ndarray:
