@@ -52,6 +52,10 @@ class Table(BaseModel):
 TableT = TypeVar("TableT", bound=Table)
 
 
+MOST_VALUES = 1_000_000
+"""Of one YAML text, aliases written out: a hundred characters of nested aliases stand for billions."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One experiment as described: where it was read, its name and seed, and the raw tables of the rooms."""
@@ -130,9 +134,23 @@ def parse_yaml(text: str) -> Any:
     """Plain data from YAML; a key that stands twice is an error.
 
     Raises:
-        yaml.YAMLError, ValueError, RecursionError: it is not readable.
+        yaml.YAMLError, ValueError, RecursionError: it is not readable, or its aliases multiply without end.
     """
-    return yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
+    found = yaml.load(text, _StrictYaml)  # noqa: S506 - a safe loader
+    if _written_out(found, {}) > MOST_VALUES:
+        raise ValueError(f"aliases (*name) write it out to more than {MOST_VALUES} values")
+    return found
+
+
+def _written_out(value: Any, counted: dict[int, int]) -> int:
+    """How many values there are when every alias is written out; counted in the time of those that are there."""
+    inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
+    if inside is None:
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = MOST_VALUES + 1  # what a value that contains itself finds
+        counted[id(value)] = 1 + sum(_written_out(child, counted) for child in inside)
+    return counted[id(value)]
 
 
 def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:

@@ -329,7 +329,7 @@ def test_a_mistake_in_any_table_is_refused_before_the_first_stage(
 
 
 def test_an_experiment_is_described_by_what_was_read(tmp_path: Path) -> None:
-    from curve.stage import describe
+    from curve.preparation import describe
 
     first = load_experiment(
         written(tmp_path, "seed: 3\nrm: {steps: 1, learning_rate: 2e-3, none: null}"), ["judge.a=[1]"]
@@ -341,3 +341,19 @@ def test_an_experiment_is_described_by_what_was_read(tmp_path: Path) -> None:
         first.runs_dir,
         first.tables,
     )
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]\n", "\n".join(
+    ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))]
+)])  # fmt: skip
+def test_aliases_that_multiply_are_refused_at_once(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\n{text}")
+    with pytest.raises(UserError, match=r"x\.yaml.*(aliases|recursive)"):
+        load_experiment(path)
+
+
+def test_aliases_that_save_typing_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\nrm: &rm {seed: 3}\npolicy: *rm\n")
+    assert load_experiment(path).tables["policy"] == {"seed": 3}
