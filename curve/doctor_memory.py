@@ -44,8 +44,7 @@ def reward_model_look(experiment: Experiment, gpu_bytes: float | None) -> tuple[
         )
     else:
         parameters = shape.linear_parameters + shape.other_parameters
-        each = 8 if table.bf16 else TRAINED_BYTES
-        peak = each * parameters + shape.line_bytes(table.batch_tokens, table.gradient_checkpointing)
+        peak = TRAINED_BYTES * parameters + shape.line_bytes(table.batch_tokens, table.gradient_checkpointing)
     advice = _first_of(
         (not table.bf16, "rm.bf16: true"),
         (not table.lora_r, "rm.lora_r: 16"),
@@ -103,7 +102,7 @@ def needs_of_cell(experiment: Experiment, table: PolicyTable, shape: BodyShape, 
         has_critic=table.algorithm == "ppo",
         line_tokens=micro_batch * row if table.packed is False else max(table.batch_tokens, row),
         checkpointed=table.gradient_checkpointing,
-        width=2 if table.bf16 else 4,
+        width=2 if table.bf16 and table.lora_r else 4,
         four_bit=table.load_in_4bit,
         rung=shape_of(rung_name) if reads_rung and rung_name is not None else None,
         rung_is_shared=table.share_base,

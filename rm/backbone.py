@@ -44,10 +44,13 @@ def build_reward_model(base: str, table: RMTable, tokenizer: PreTrainedTokenizer
     Fresh layers start at a standard deviation of 1/sqrt(hidden): the usual 0.02 fits widths of thousands, and at a
     width of 64 the model stays on shallow features for hundreds of steps.
 
+    Weights that are trained are float32, also under `bf16`: in bfloat16 most steps of a usual learning rate are lost in
+    rounding.
+
     Raises:
         UserError: the backbone cannot be loaded or has no `model` and `score` parts.
     """
-    dtype = torch.bfloat16 if table.bf16 else torch.float32
+    dtype = torch.bfloat16 if table.bf16 and table.lora_r else torch.float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed(seed, "reward model weights"))
         try:

@@ -61,7 +61,7 @@ class RMTable(Table):
         route_checkpoints: `last` takes each training's end as its one candidate for a rung, so that early stopping is
             not mixed in; `all` takes every evaluation.
         ema_decay: decay of the averaged weights that are evaluated and kept; 0 keeps the raw weights.
-        bf16: train the body in bfloat16; the head is always float32.
+        bf16: compute the body in bfloat16; weights that are trained, and the head, are always float32.
         ladder: wanted accuracies in percent, one rung each.
         ladder_tolerance: a rung further than this from its target, in points, is reported as missed.
         dense_evaluation_steps: up to this step the selection pairs are scored every `dense_evaluation_every` steps,

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3
 
 from configs.keyed import keyed_rng
 from rm.packed import attention
-from rm.packed.attention import can_pack, last_hidden, packed_body
+from rm.packed.attention import can_pack, half, last_hidden, packed_body
 from rm.packed.layout import batches_by_tokens, groups_of_shared_beginnings, pack, packed_length, shared_length
 from rm.scorer import padded_last_hidden
 
@@ -167,3 +167,10 @@ def test_the_kernel_is_tried_out_wherever_a_model_is_first_run(
     monkeypatch.setattr(attention, "varlen_attn", kernel)
     with context():
         assert attention.kernel_shares_heads.__wrapped__(torch.device("cpu")) is shares
+
+
+def test_the_kernel_is_given_halves_where_autocast_rotates_in_float32() -> None:
+    states = torch.randn(2, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert half(states).dtype == torch.bfloat16
+        assert half(states.to(torch.float16)).dtype == torch.float16

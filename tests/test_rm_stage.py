@@ -154,14 +154,15 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_ladder(small: Experime
     )
 
 
-def test_a_bfloat16_body_trains_and_reloads_with_the_logits_it_had(tmp_path: Path) -> None:
-    for name, overrides in {"full": (), "lora": ("rm.lora_r=4", "rm.extra_layers=0", "rm.learning_rate=5e-3")}.items():
+def test_what_bf16_trains_reloads_with_the_logits_it_had_and_whole_weights_stay_float32(tmp_path: Path) -> None:
+    lora = ("rm.lora_r=4", "rm.extra_layers=0", "rm.learning_rate=5e-3")
+    for name, overrides, body in (("full", (), "float32"), ("lora", lora, "bfloat16")):
         experiment = small_experiment(
             tmp_path / "runs", f"name={name}", "rm.bf16=true", "rm.max_steps=8", "rm.ladder=[55]", *overrides
         )
         rm.stage.run(experiment)
         card = read_json(experiment.folder / "rm" / "rung-55" / "card.json")
-        assert (card["body_dtype"], card["largest_difference_after_reload"]) == ("bfloat16", pytest.approx(0, abs=1e-6))
+        assert (card["body_dtype"], card["largest_difference_after_reload"]) == (body, pytest.approx(0, abs=1e-6))
 
 
 @pytest.mark.slow

@@ -90,8 +90,13 @@ def packed_attention_forward(
     if dropout:
         raise ValueError("packed attention has no dropout")
     if plan.flash:
-        return _flash(query[0], key[0], value[0], scaling, plan), None
+        return _flash(half(query[0]), half(key[0]), half(value[0]), scaling, plan), None
     return _dense(query, key, value, scaling, plan), None
+
+
+def half(states: torch.Tensor) -> torch.Tensor:
+    """In the type that autocast computes in, which the kernel needs: rotation leaves float32 where weights are."""
+    return states if states.dtype in HALF else states.to(torch.get_autocast_dtype(states.device.type))
 
 
 def _flash(
