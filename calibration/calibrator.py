@@ -227,7 +227,11 @@ class Calibrator:
 
     def save(self, folder: Path) -> None:
         """Write `calibration.json`."""
-        write_json(folder / CALIBRATOR_FILE, self._record() | {"sha256": self.sha256})
+        write_json(folder / CALIBRATOR_FILE, self.record())
+
+    def record(self) -> dict[str, Any]:
+        """What `of_record` reads, as plain JSON."""
+        return self._record() | {"sha256": self.sha256}
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -254,6 +258,15 @@ class Calibrator:
             record = read_json(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        return cls.of_record(record, str(path))
+
+    @classmethod
+    def of_record(cls, record: Any, path: str) -> Calibrator:
+        """A calibrator from its record, for example one that a server sent; `path` says where it came from.
+
+        Raises:
+            UserError: it is not a calibrator, is of another format or was altered.
+        """
         if isinstance(record, dict) and record.get("format", FORMAT) != FORMAT:
             raise UserError(
                 f"{path}: format {record['format']!r} is not the one that this version reads, {FORMAT}, which is bound "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -15,13 +16,21 @@ T = TypeVar("T")
 MINIMUM_WIDTH = 150
 
 
+def is_heard() -> bool:
+    """Whether this process speaks: of several that a launcher started together only the first one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """Print one line for people."""
-    print(line, flush=True)
+    if is_heard():
+        print(line, flush=True)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; numbers align right, None shows as a dash."""
+    if not is_heard():
+        return
     listed = [list(row) for row in rows]
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
@@ -47,12 +56,17 @@ def interval(estimate: float | None, low: float | None, high: float | None, digi
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Iterate with a bar on stderr; redirected output gets a line now and then instead of thousands."""
-    yield from tqdm(items, desc=what, total=total, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0)
+    yield from tqdm(items, desc=what, total=total, **_bar_settings())
 
 
 def progress_bar(total: int, what: str) -> tqdm[Any]:
     """A bar to be moved by hand with `.update(n)`, for work that is not a loop over items."""
-    return tqdm(desc=what, total=total, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0)
+    return tqdm(desc=what, total=total, **_bar_settings())
+
+
+def _bar_settings() -> dict[str, Any]:
+    interval = 0.5 if sys.stderr.isatty() else 10.0
+    return {"dynamic_ncols": True, "mininterval": interval, "disable": not is_heard()}
 
 
 def _cell(value: Any) -> str:

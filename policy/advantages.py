@@ -90,9 +90,12 @@ def value_loss(
     """
     error = (values - returns).square()
     worst = error
-    if cliprange_value is not None:
-        clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
-        worst = torch.maximum(error, (clipped - returns).square())
     inside = mask.bool()
-    n_clipped = ((worst > error) & inside).sum()
+    beyond = torch.zeros_like(inside)
+    if cliprange_value is not None:
+        moved = values - old_values
+        beyond = moved.abs() > cliprange_value  # within the range, `clipped` differs from `values` by rounding
+        clipped = old_values + moved.clamp(-cliprange_value, cliprange_value)
+        worst = torch.maximum(error, (clipped - returns).square())
+    n_clipped = ((worst > error) & beyond & inside).sum()
     return 0.5 * torch.where(inside, worst, torch.zeros_like(worst)).sum() / n_tokens.clamp(min=1), n_clipped

@@ -22,7 +22,7 @@ from policy.alarm_table import AlarmName, AlarmTable
 from policy.alarms import DETECTORS, Alarm, History, detect
 from policy.audit import Metrics
 from policy.checkpoints import drop_after, last_good
-from rm.processes import is_main
+from rm.processes import is_main, wait_for_all
 
 ALARMS_FILE = "alarms.jsonl"
 FACTOR_KEY = "learning_rate_factor"
@@ -143,6 +143,7 @@ class AlarmCallback(TrainerCallback):
         to_step = last_good(self.scratch, alarm.step - alarm.window - 1)
         if is_main():
             drop_after(self.scratch, to_step)
+        wait_for_all()
         factor = self.table.learning_rate_factor ** (done + 1)
         self.log.add(alarm.row() | {"to_step": to_step, FACTOR_KEY: factor})
         say(f"{alarm.line()}. Back to step {to_step}, with {factor:g} of the learning rate")

@@ -25,6 +25,7 @@ AlarmName = Literal[
     "sampler_difference",
     "reward_up_gold_down",
     "reward_up_format_down",
+    "no_clipping",
 ]
 
 
@@ -72,6 +73,9 @@ class AlarmTable(Table):
             nats; known where another program samples.
         reward_up_gold_down: by how much gold fell from its highest window while the reward did not fall.
         reward_up_format_down: by how much the share of well-formed completions fell likewise.
+        no_clipping: share of tokens that teach nothing because their ratio left the range of `epsilon`, at most
+            `threshold`. For studies of clipping, where an arm whose clip never acts shows nothing; off by default,
+            because most runs neither need nor have one.
         max_roll_backs: after so many the next one stops the cell.
         learning_rate_factor: what each roll-back multiplies the learning rate by.
     """
@@ -88,6 +92,7 @@ class AlarmTable(Table):
     sampler_difference: AlarmRule = _rule("warn", 0.1, 5)
     reward_up_gold_down: AlarmRule = _rule("warn", 0.1, 10)
     reward_up_format_down: AlarmRule = _rule("warn", 0.1, 10)
+    no_clipping: AlarmRule = _rule("off", 1e-4, 40)
     max_roll_backs: int = Field(default=2, ge=0, le=100)
     learning_rate_factor: float = Field(default=0.5, gt=0, lt=1)
 

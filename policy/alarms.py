@@ -211,6 +211,14 @@ def _entropy_collapse(history: History, rule: AlarmRule) -> Finding | None:
     return Finding(float(means[-1] / means[0]), what, f"above {rule.threshold:g} of the first")
 
 
+def _no_clipping(history: History, rule: AlarmRule) -> Finding | None:
+    means = window_means(history.known("clip_ratio/region_mean")[0], rule.window)
+    if not len(means) or means[-1] > rule.threshold:
+        return None
+    what = f"clipping held back {means[-1]:.2g} of the tokens over {rule.window} steps"
+    return Finding(float(means[-1]), what, f"above {rule.threshold:g}")
+
+
 def _reward_up_while_down(name: str, words: str) -> Callable[[History, AlarmRule], Finding | None]:
     """A detector of a figure that falls from its highest window while the reward does not fall."""
 
@@ -276,5 +284,8 @@ DETECTORS: dict[AlarmName, Detector] = {
     "reward_up_format_down": Detector(
         _reward_up_while_down("well_formed", "the share of well-formed completions"),
         "the reward pays for broken answers: look at calibration.malformed_reward",
+    ),
+    "no_clipping": Detector(
+        _no_clipping, "raise policy.num_mini_batches or policy.learning_rate, or lower policy.epsilon"
     ),
 }

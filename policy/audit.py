@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from configs.records import read_jsonl, write_jsonl
 from policy.rewards import Parts, Rollout
+from rm.processes import gathered, is_main
 
 COMPLETIONS_FILE = "completions.parquet"
 METRICS_FILE = "metrics.jsonl"
@@ -37,8 +38,10 @@ SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("rpr", pa.float64()),
         ("bonus", pa.float64()),
+        ("true_reward", pa.float64()),
         ("reward", pa.float64()),
         ("flipped", pa.bool_()),
+        ("label", pa.string()),
         ("parts", pa.map_(pa.string(), pa.float64())),
         ("advantage", pa.float64()),
     ]
@@ -75,16 +78,20 @@ class Audit:
                 "score": part.score,
                 "rpr": part.rpr,
                 "bonus": part.bonus,
+                "true_reward": part.true,
                 "reward": part.reward,
                 "flipped": part.flipped,
+                "label": part.label,
                 "parts": list(part.parts.items()),
             }
             for rollout, part in zip(rollouts, parts, strict=True)
         ]
 
     def write(self, advantages: Sequence[float]) -> None:
-        """Write the rollout with its advantages as one part file."""
-        rows = [{**row, "advantage": value} for row, value in zip(self.rows, advantages, strict=True)]
+        """Write the rollout, of all processes, with its advantages as one part file."""
+        rows = gathered([{**row, "advantage": value} for row, value in zip(self.rows, advantages, strict=True)])
+        if not is_main():
+            return
         path = self.folder / f"step-{rows[0]['step']:06d}.parquet"
         part = path.with_suffix(".part")
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
@@ -98,7 +105,10 @@ class Audit:
 
 
 class Metrics:
-    """`metrics.jsonl`: one record a step, from TRL's log and our own figures; no times, so that reruns are equal."""
+    """`metrics.jsonl`: one record a step, from TRL's log and our own figures; no times, so that reruns are equal.
+
+    Of several processes each has all rows, and the main one writes them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -109,7 +119,8 @@ class Metrics:
         if self.path.exists():
             whole = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
             self.rows = [row for line in whole if (row := json.loads(line))["step"] <= step]
-            write_jsonl(self.path, self.rows)
+            if is_main():
+                write_jsonl(self.path, self.rows)
 
     def add(self, step: int, values: dict[str, Any]) -> None:
         """Add a step's figures; those of the same step are joined."""
@@ -120,9 +131,12 @@ class Metrics:
         }
         if self.rows and self.rows[-1]["step"] == step:
             self.rows[-1] |= kept
-            write_jsonl(self.path, self.rows)
+            if is_main():
+                write_jsonl(self.path, self.rows)
             return
         self.rows.append({"step": step, **kept})
+        if not is_main():
+            return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(self.rows[-1], allow_nan=False) + "\n")
 

@@ -9,17 +9,22 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from configs.loader import Table
 from policy.alarm_table import AlarmTable
-from policy.noise import NoiseTable
 from policy.reward_graph import GraphTable
 from policy.sampler_table import SamplerTable
+from policy.verifiable_table import OF_A_LABEL, LabelKind, VerifiableTable
 
 RewardName = Literal[
     "untrained",
     "gold",
+    "one_shot",
+    "majority",
+    "majority_live",
+    "incorrect",
     "random",
     "format",
+    "python",
+    "no_repetition",
     "length",
     "raw",
     "rpr",
@@ -30,6 +35,7 @@ RewardName = Literal[
     "variance_matched",
     "noise_corrected",
     "rpr_only",
+    "rpr_partial",
     "graph",
 ]
 Keep = Literal["last", "best_reward", "best_dev_gold"]
@@ -74,22 +80,22 @@ READ_BY: dict[str, tuple[tuple[AlgorithmName, ...], str]] = {
 """Fields that not every algorithm reads: who reads them, and what to know where another is asked for."""
 
 
-class PolicyTable(Table):
-    """Settings of one cell.
+class PolicyTable(VerifiableTable):
+    """Settings of one cell, with those of `VerifiableTable`.
 
     Attributes:
         reward: a row of `policy.rewards.REWARDS`; `untrained` answers with the base as it is.
         rung: the rung that scores, where the reward needs one.
+        arm: names the cell in the place of its reward (`cell_name`), so that cells of one sweep may differ in anything;
+            it changes nothing else.
         algorithm: `grpo`; `dr_grpo` (arXiv 2503.20783: no scaling by group or length); `rloo` (leave-one-out baseline);
             `ppo` (a critic). A field that an algorithm does not read is refused.
         seed: seed of the policy; the run's seed where it is not given.
         model_name_or_path: the policy to start from; the task's own base where it is not given.
         graph: the parts, weights and gates of `reward: graph` (`policy.reward_graph`); other rewards do not read it.
-        noise: flips of `reward: gold` where it is 0 or 1 (`policy.noise`); other rewards do not read it.
         share_base: a rung that is LoRA on the policy's own base reads the policy's frozen weights.
         rung_server: address of a `rewardladder serve` that scores in the place of a rung loaded here.
         rung_server_key_env: name of the environment variable with its key.
-        random_rate: chance of reward 1 under `random`.
         prompts_per_step: prompts of one rollout; times `num_generations` completions.
         num_generations: completions a prompt (G); 1 is for `ppo` alone.
         num_iterations: times a rollout is learned from (mu).
@@ -105,7 +111,10 @@ class PolicyTable(Table):
             where it is not given.
         max_completion_length: in tokens; the task's own limit where it is not given.
         mask_truncated_completions: completions that the limit cut teach nothing.
+        bf16: computes in bfloat16; weights that are not trained are held in it, too.
         beta: weight of the KL divergence from the first policy, in the loss (`rloo`: in the reward).
+        epsilon: beyond 1 - epsilon and 1 + epsilon of its old probability a token teaches no more; null: never clipped.
+        epsilon_high: in the place of the upper epsilon.
         normalize_advantages: `rloo`: advantages of a rollout to mean 0 and standard deviation 1.
         kl_coef: `ppo`: weight of the log-ratio to the first policy in every token's reward, in the place of `beta`.
         gamma, lam: `ppo`: discount and trace of the advantages, each 0 to 1.
@@ -122,7 +131,8 @@ class PolicyTable(Table):
             `best_reward` (training reward of the ten steps before) or `best_dev_gold`; never by the eval prompts.
         alarms: signs of an ill run, and what is done about each (`policy.alarm_table`).
         save_steps: a checkpoint to go on from, every so many steps, rounded up to the end of a rollout's updates.
-        n_eval_samples: answers an eval prompt, for the judge.
+        n_eval_samples: answers an eval prompt, for the judge and for pass@k.
+        eval_greedy: whether each eval prompt is also answered greedily (temperature 0), in `greedy.jsonl`.
         eval_temperature, eval_top_p, eval_top_k: how those answers are sampled.
         generation_batch_size: completions sampled at once for dev and eval; it does not change them.
         cpu_threads: threads on a CPU.
@@ -130,12 +140,11 @@ class PolicyTable(Table):
 
     reward: RewardName = "untrained"
     rung: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,40}$")
+    arm: str | None = Field(None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,39}$")
     algorithm: AlgorithmName = "grpo"
     seed: int | None = Field(None, ge=0)
     model_name_or_path: str | None = None
     graph: GraphTable | None = None
-    noise: NoiseTable = NoiseTable()
-    random_rate: float = Field(0.5, ge=0, le=1)
     share_base: bool = False
     rung_server: str | None = Field(None, pattern=r"^https?://[^\s/]+")
     rung_server_key_env: str | None = Field(None, min_length=1)
@@ -162,7 +171,7 @@ class PolicyTable(Table):
     mask_truncated_completions: bool = False
     temperature: float = Field(1.0, ge=1e-3, le=100)
     beta: float = Field(0.0, ge=0)
-    epsilon: float = Field(0.2, gt=0)
+    epsilon: float | None = Field(0.2, gt=0)
     epsilon_high: float | None = Field(None, gt=0)
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
@@ -184,6 +193,7 @@ class PolicyTable(Table):
     alarms: AlarmTable = AlarmTable()
     save_steps: int = Field(50, ge=1)
     n_eval_samples: int = Field(1, ge=1)
+    eval_greedy: bool = Field(False, exclude_if=lambda asked: not asked)
     eval_temperature: float = Field(1.0, ge=0)
     eval_top_p: float = Field(1.0, gt=0, le=1)
     eval_top_k: int = Field(0, ge=0)
@@ -201,6 +211,7 @@ class PolicyTable(Table):
     @model_validator(mode="after")
     def _combinations(self) -> PolicyTable:
         self._refuse_misplaced()
+        self.refuse_unverifiable(self.reward)
         if self.reward in NEEDS_RUNG and self.rung is None:
             raise ValueError(f"reward {self.reward} needs a rung, for example policy.rung=65")
         if self.reward not in NEEDS_RUNG and self.rung is not None:
@@ -219,6 +230,13 @@ class PolicyTable(Table):
             )
         if completions == 1:
             raise ValueError("prompts_per_step 1 with num_generations 1 is a single completion; raise one of them")
+        if self.epsilon is None and self.epsilon_high is not None:
+            raise ValueError("epsilon null clips nothing, and epsilon_high would; remove one of the two")
+        if self.alarms.no_clipping.action != "off" and self.reward != "untrained" and not self.can_clip:
+            raise ValueError(
+                "alarms.no_clipping: nothing is ever clipped with epsilon null, or with one update a rollout "
+                "(num_iterations * num_mini_batches); set it off, or raise num_mini_batches"
+            )
         if self.kl_coef and self.beta:
             raise ValueError(
                 "kl_coef and beta are the same penalty, in the reward and in the loss; set one of them to 0"
@@ -257,6 +275,13 @@ class PolicyTable(Table):
         return [] if self.rung is None else [self.rung]
 
     @property
+    def label_kinds(self) -> set[LabelKind]:
+        """The labels that the reward compares answers with."""
+        if self.reward == "graph" and self.graph is not None:
+            return {OF_A_LABEL[part.kind] for part in self.graph.parts.values() if part.kind in OF_A_LABEL}
+        return {OF_A_LABEL[self.reward]} if self.reward in OF_A_LABEL else set()
+
+    @property
     def value_learning_rate(self) -> float:
         """The critic's learning rate."""
         return 5 * self.learning_rate if self.critic_learning_rate is None else self.critic_learning_rate
@@ -266,9 +291,21 @@ class PolicyTable(Table):
         """Optimizer steps from one rollout to the next."""
         return self.num_iterations * self.num_mini_batches
 
+    @property
+    def base_is_fixed(self) -> bool:
+        """Whether no weight of the base is trained. Where they are, they are float32: in bfloat16 a step of a usual
+        learning rate is lost in rounding."""
+        return bool(self.lora_r) or self.reward == "untrained"
+
+    @property
+    def can_clip(self) -> bool:
+        """Whether a token's ratio can ever leave the range: on the first update of a rollout every ratio is 1."""
+        return self.epsilon is not None and self.updates_per_rollout > 1
+
     def deciding(self) -> dict[str, Any]:
         """The settings that decide what a cell holds, as plain JSON; those that its algorithm does not read are not."""
         unread = {name for name, (algorithms, _) in READ_BY.items() if self.algorithm not in algorithms}
+        unread |= self.unread(self.reward, self.label_kinds)
         decided = self.model_dump(mode="json", exclude=set(DOES_NOT_DECIDE) | unread)
         alarms = self.alarms.deciding()
         return decided | ({"alarms": alarms} if alarms else {})
@@ -283,18 +320,25 @@ DOES_NOT_DECIDE = frozenset(
         "share_base",
         "rung_server",
         "rung_server_key_env",
+        "arm",
     }
 )
 """Fields that may change without changing what a cell holds."""
 
 
-def cell_name(table: PolicyTable, run_seed: int) -> str:
-    """The name of a cell's folder, from what tells cells of one experiment apart."""
-    if table.reward == "untrained":
-        return "untrained"
-    rung = f"-rung{table.rung}" if table.rung is not None else ""
+def treatment_of(table: PolicyTable) -> str:
+    """What a cell is called without rung, algorithm and seed: its arm, or its reward with what belongs to it."""
+    if table.arm is not None:
+        return table.arm
     if table.reward == "graph" and table.graph is not None:
-        reward = f"graph_{table.graph.name}"
-    else:
-        reward = f"{table.reward}{table.noise.label if table.reward == 'gold' else ''}"
-    return f"{reward}{rung}-{table.algorithm}-s{run_seed if table.seed is None else table.seed}"
+        return f"graph_{table.graph.name}{table.label(table.reward)}"
+    return table.reward if table.reward == "untrained" else f"{table.reward}{table.label(table.reward)}"
+
+
+def cell_name(table: PolicyTable, run_seed: int) -> str:
+    """The name of a cell's folder, from what tells cells of one experiment apart; of an untrained one only its arm."""
+    treatment = treatment_of(table)
+    if table.reward == "untrained":
+        return treatment
+    rung = f"-rung{table.rung}" if table.rung is not None else ""
+    return f"{treatment}{rung}-{table.algorithm}-s{run_seed if table.seed is None else table.seed}"

@@ -7,6 +7,8 @@ output keys have been stable since TRL 1.0; `tests/test_grpo.py` fails when they
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,23 +17,35 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from configs.keyed import keyed_seed
 from policy.audit import Audit
+from policy.opened_turns import OpenedTurns
 from policy.packed_update import PackedUpdate
+from policy.rollout_noise import shared_noise
+from policy.update_figures import UpdateFigures
 
 
-def key_rollout(seed: int, step: int) -> None:
-    """Set the global generator for the rollout of an optimizer step."""
-    torch.manual_seed(keyed_seed(seed, "rollout", step) % 2**63)
+def rollout_key(seed: int, step: int) -> int:
+    """The seed of all noise in the rollout of an optimizer step."""
+    return keyed_seed(seed, "rollout", step) % 2**63
 
 
-class LadderGRPOTrainer(PackedUpdate, GRPOTrainer):
+@contextlib.contextmanager
+def keyed_rollout(trainer: Any) -> Iterator[None]:
+    """A block whose rollout belongs to the step, however often it is drawn and by however many processes."""
+    key = rollout_key(trainer.rollout_seed, trainer.state.global_step)
+    torch.manual_seed(key)
+    with shared_noise(trainer.model, key, trainer.temperature):
+        yield
+
+
+class LadderGRPOTrainer(UpdateFigures, OpenedTurns, PackedUpdate, GRPOTrainer):
     """GRPOTrainer whose rollouts are keyed by step and whose advantages reach the audit."""
 
     audit: Audit
     rollout_seed: int
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        key_rollout(self.rollout_seed, self.state.global_step)
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with keyed_rollout(self):
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         self.audit.write(self._finish_rollout(output).tolist())
         return output
 
@@ -41,14 +55,14 @@ class LadderGRPOTrainer(PackedUpdate, GRPOTrainer):
         return advantages
 
 
-class LadderRLOOTrainer(PackedUpdate, RLOOTrainer):
+class LadderRLOOTrainer(UpdateFigures, OpenedTurns, PackedUpdate, RLOOTrainer):
     """RLOOTrainer (leave-one-out baseline, arXiv 2402.14740), keyed and audited in the same way."""
 
     audit: Audit
     rollout_seed: int
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        key_rollout(self.rollout_seed, self.state.global_step)
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with keyed_rollout(self):
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         self.audit.write(output["advantages"].tolist())
         return output

@@ -11,16 +11,19 @@ which tears prompts' completions apart. Memory is bounded by `batch_tokens` inst
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.distributed import ReduceOp, all_reduce
 
 from configs.errors import UserError
 from policy.packed_pass import CompletionRows, active_adapters, completion_values, token_logps
 from rm.packed.attention import can_pack
+from rm.processes import n_processes, sharding
 
 PackedSetting = Literal["auto"] | bool
 FIRST_PASS = ("packed_logps", "packed_entropies")
@@ -109,6 +112,17 @@ class PackedUpdate:
             self._first_pass, self._first_pass_step = None, me.state.global_step
         return output
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A piece of an update, as Transformers' trainer; gradients are averaged over processes after the last piece.
+
+        Packed passes go to the body and the head without the wrapper that would do it.
+        """
+        me: Any = self
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if self.packed and me.accelerator.num_processes > 1 and me.accelerator.sync_gradients:
+            average_gradients(weight for weight in me.model.parameters() if weight.requires_grad)
+        return loss
+
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         unmoved = self._first_pass_step == self.state.global_step  # type: ignore[attr-defined]
         if unmoved and FIRST_PASS[0] in inputs:
@@ -161,6 +175,15 @@ PLAIN = ("batch_size", "compute_entropy", "compute_aux_loss")
 """Arguments of `_get_per_token_logps_and_entropies`, in order, that do not bring other inputs than text."""
 
 
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients by their mean over the processes, each of which holds the same parameters whole."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        all_reduce(parameter.grad, op=ReduceOp.SUM)
+        parameter.grad /= n_processes()
+
+
 def trunk_and_lm_head(model: Any) -> tuple[Any, nn.Linear]:
     """The body, which returns `last_hidden_state`, and the language-model head; through PEFT's wrapper."""
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -170,8 +193,9 @@ def trunk_and_lm_head(model: Any) -> tuple[Any, nn.Linear]:
 
 def why_not_packed(trainer: Any) -> str | None:
     """Why this trainer's model would compute something else packed; None where it computes the same."""
-    if trainer.accelerator.num_processes > 1:
-        return "updates over several processes are not packed"
+    sharded = sharding()
+    if sharded is not None:
+        return f"{sharded} cuts the weights up, and puts them together in its own passes only"
     if getattr(trainer.args, "cast_lm_head_to_fp32", False) or getattr(trainer, "aux_loss_enabled", False):
         return "a head cast to float32 and router losses are left to TRL"
     return why_model_cannot_pack(trainer.accelerator.unwrap_model(trainer.model))

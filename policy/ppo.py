@@ -20,6 +20,8 @@ from policy.callbacks import checkpoint_folder
 from policy.config import PolicyTable
 from policy.critic import Critic
 from policy.grpo import LadderGRPOTrainer
+from policy.packed_update import average_gradients
+from rm.processes import gathered, is_main
 
 
 class LadderPPOTrainer(LadderGRPOTrainer):
@@ -93,8 +95,13 @@ class LadderPPOTrainer(LadderGRPOTrainer):
                 )[0]
         ratio: Tensor = old - output["ref_per_token_logps"]
         mask = output["completion_mask"]
-        self._metrics["train"]["kl"].append(float((ratio * mask).sum() / mask.sum().clamp(min=1)))
+        self._metrics["train"]["kl"].append(self._mean_over_processes((ratio * mask).sum(), mask.sum()))
         return ratio
+
+    def _mean_over_processes(self, total: Tensor, count: Tensor) -> float:
+        """The mean over the tokens of all processes, from the sum and the number of this one's."""
+        sums = self.accelerator.reduce(torch.stack([total.float(), count.float()]), reduction="sum")
+        return float(sums[0] / sums[1].clamp(min=1))
 
     def _values(self, inputs: dict[str, Any]) -> Tensor:
         """(B, T): the critic's values of a piece of a rollout."""
@@ -120,11 +127,12 @@ class LadderPPOTrainer(LadderGRPOTrainer):
         inside = mask.bool()
         if self.num_generations == 1:
             logged.pop("frac_reward_zero_std", None)  # TRL calls a group of one a group without spread
-        if inside.any():
-            logged["critic/value_mean"].append(float(values[inside].mean()))
-            logged["critic/return_mean"].append(float(returns[inside].mean()))
-            spread = float(returns[inside].var(unbiased=False))
-            left = float((returns - values)[inside].var(unbiased=False))
+        values, returns = (torch.cat(gathered([each[inside].cpu()])) for each in (values, returns))
+        if len(values):
+            logged["critic/value_mean"].append(float(values.mean()))
+            logged["critic/return_mean"].append(float(returns.mean()))
+            spread = float(returns.var(unbiased=False))
+            left = float((returns - values).var(unbiased=False))
             if spread > 1e-12:
                 logged["critic/explained_variance"].append(1 - left / spread)
 
@@ -154,13 +162,12 @@ class LadderPPOTrainer(LadderGRPOTrainer):
             )
             loss.backward()  # type: ignore[no-untyped-call]
         logged = self._metrics["train"]
-        logged["critic/loss"].append(float(loss.detach()) * self.current_gradient_accumulation_steps)
-        logged["critic/clip_ratio"].append(float(n_clipped / mask.sum().clamp(min=1)))
+        mean_loss = self.accelerator.reduce(loss.detach(), reduction="mean")
+        logged["critic/loss"].append(float(mean_loss) * self.current_gradient_accumulation_steps)
+        logged["critic/clip_ratio"].append(self._mean_over_processes(n_clipped, mask.sum()))
         if self.accelerator.sync_gradients:
             if self.accelerator.num_processes > 1:
-                for _, parameter in self.critic.named_parameters():
-                    if parameter.grad is not None:
-                        parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+                average_gradients(parameter for _, parameter in self.critic.named_parameters())
             lowered = self.optimizer.param_groups[0].get(FACTOR_KEY, 1.0)
             logged["critic/grad_norm"].append(self.critic.step(lowered))
 
@@ -173,4 +180,5 @@ class CriticCheckpoint(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Beside the policy's weights; the checkpoint counts only when it is marked complete, later."""
-        self.critic.save(checkpoint_folder(args, state))
+        if is_main():
+            self.critic.save(checkpoint_folder(args, state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
+from tasks.openings import asked_text
 from tasks.records import Prompt
 
 
@@ -21,5 +22,4 @@ def within_length(
 
 
 def _length(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int:
-    text = tokenizer.apply_chat_template(prompt.asked, tokenize=False, add_generation_prompt=True)
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(tokenizer(asked_text(tokenizer, prompt.asked), add_special_tokens=False)["input_ids"])

@@ -10,8 +10,11 @@ from transformers import TrainerState
 
 from policy.alarms import repeated_share
 from policy.audit import Audit
+from policy.label_matching import LabelMatcher
 from policy.reward_graph import OF_A_RUNG, Reads
-from policy.rewards import REWARDS, LogitSource, RewardSettings, Rollout, logits_of
+from policy.rewards import LogitSource, RewardSettings, Rollout, logits_of, reward_of
+from rm.processes import gathered, n_processes, process_index
+from tasks.openings import opening_of
 from tasks.records import Prompt, Task
 
 
@@ -27,8 +30,11 @@ class RewardCallable:
         settings: RewardSettings,
         scorers: Mapping[str, LogitSource],
         audit: Audit,
+        matcher: LabelMatcher | None = None,
     ) -> None:
+        """Args: as their types say; `matcher` where the reward reads a label."""
         self.task, self.settings, self.scorers, self.audit = task, settings, scorers, audit
+        self.matcher = matcher
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
 
     def __call__(
@@ -42,8 +48,11 @@ class RewardCallable:
         **_: Any,
     ) -> list[float | None]:
         """Rewards of a batch in its order; None excludes a completion from learning."""
-        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         asked = [self.prompts[name] for name in prompt_id]
+        texts = [
+            opening_of(prompt.asked) + (c if isinstance(c, str) else c[0]["content"])
+            for prompt, c in zip(asked, completions, strict=True)
+        ]
         responses = [self.task.read(text) for text in texts]
         grades = [self.task.grade(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
         logits = {
@@ -51,32 +60,34 @@ class RewardCallable:
             for rung, reads in self._read()
         }
         limit = self.settings.max_new_tokens
-        seen: dict[str, int] = {}
-        rollouts = []
-        for i, name in enumerate(prompt_id):
-            sample = seen.get(name, 0)
-            seen[name] = sample + 1
-            rollouts.append(
-                Rollout(
-                    prompt=asked[i],
-                    sample=sample,
-                    step=trainer_state.global_step,
-                    completion=texts[i],
-                    n_tokens=len(completion_ids[i]),
-                    truncated=len(completion_ids[i]) >= limit,
-                    response=responses[i],
-                    grade=grades[i],
-                    logit=next((of[i] for of in logits.values()), None)
-                    if self.settings.table.reward != "graph"
-                    else None,
-                    logits={key: of[i] for key, of in logits.items()},
-                )
+        own = slice(process_index() * len(prompt_id), (process_index() + 1) * len(prompt_id))
+        samples = _numbered(gathered(prompt_id))[own]
+        answers = [response.answer for response in responses]
+        matches = {
+            kind: self.matcher.matches(kind, prompt_id, samples, answers)
+            for kind in sorted(self.settings.table.label_kinds)
+            if self.matcher is not None
+        }
+        rollouts = [
+            Rollout(
+                prompt=asked[i],
+                sample=samples[i],
+                step=trainer_state.global_step,
+                completion=texts[i],
+                n_tokens=len(completion_ids[i]),
+                truncated=len(completion_ids[i]) >= limit,
+                response=responses[i],
+                grade=grades[i],
+                logit=next((of[i] for of in logits.values()), None) if self.settings.table.reward != "graph" else None,
+                logits={key: of[i] for key, of in logits.items()},
+                matches={kind: of[i] for kind, of in matches.items()},
             )
-        function = REWARDS[self.settings.table.reward].function
-        parts = [function(rollout, self.settings) for rollout in rollouts]
+            for i in range(len(prompt_id))
+        ]
+        parts = [reward_of(rollout, self.settings) for rollout in rollouts]
         self.audit.add(rollouts, parts)
         self._log(rollouts, parts, log_metric)
-        log_metric("repetition", statistics.fmean(repeated_share(ids) for ids in completion_ids))
+        _log_mean("repetition", [repeated_share(ids) for ids in completion_ids], log_metric)
         return [part.reward for part in parts]
 
     def _read(self) -> list[tuple[str, Reads]]:
@@ -88,18 +99,40 @@ class RewardCallable:
         return list(dict.fromkeys((str(part.rung), part.reads) for part in parts))
 
     def _log(self, rollouts: list[Rollout], parts: list[Any], log_metric: Any) -> None:
-        log_metric("well_formed", statistics.fmean(r.response.well_formed for r in rollouts))
-        for style in sorted({r.grade.style for r in rollouts}):
-            log_metric(f"style/{style}", statistics.fmean(r.grade.style == style for r in rollouts))
+        _log_mean("well_formed", [float(r.response.well_formed) for r in rollouts], log_metric)
+        styles = [r.grade.style for r in rollouts]
+        for style in sorted(set(gathered(styles))):
+            _log_mean(f"style/{style}", [float(own == style) for own in styles], log_metric)
+        statuses = [r.grade.status for r in rollouts]
+        for status in sorted(set(gathered(statuses)) - {"ok"}):
+            _log_mean(f"grade/{status}", [float(own == status) for own in statuses], log_metric)
         figures = {
             "gold": [r.grade.gold for r in rollouts],
             "score": [part.score for part in parts],
             "rpr": [part.rpr for part in parts],
             "bonus": [part.bonus for part in parts],
+            "true_reward": [part.true for part in parts],
+            "without_reward": [float(part.reward is None) for part in parts] if self.matcher else [],
             "flipped": [None if part.flipped is None else float(part.flipped) for part in parts],
         }
         figures |= {f"part/{name}": [part.parts.get(name) for part in parts] for name in parts[0].parts}
         for name, values in figures.items():
             known = [value for value in values if value is not None]
             if known:
-                log_metric(name, statistics.fmean(known))
+                _log_mean(name, known, log_metric)
+
+
+def _log_mean(name: str, values: Sequence[float], log_metric: Any) -> None:
+    """Log a mean over all processes: TRL takes the mean of all that is logged, whichever process logs it."""
+    for value in [statistics.fmean(values)] if n_processes() == 1 else values:
+        log_metric(name, value)
+
+
+def _numbered(prompt_ids: Sequence[str]) -> list[int]:
+    """How many completions of the same prompt stand before each one."""
+    seen: dict[str, int] = {}
+    numbers = []
+    for name in prompt_ids:
+        numbers.append(seen.get(name, 0))
+        seen[name] = numbers[-1] + 1
+    return numbers

@@ -28,7 +28,21 @@ from pydantic import Field, model_validator
 
 from configs.loader import Table
 
-PartKind = Literal["logit", "score", "calibrated", "rpr", "format", "length", "random", "gold"]
+PartKind = Literal[
+    "logit",
+    "score",
+    "calibrated",
+    "rpr",
+    "format",
+    "length",
+    "random",
+    "gold",
+    "majority",
+    "majority_live",
+    "incorrect",
+    "contains",
+    "repetition",
+]
 Reads = Literal["answer", "think", "whole"]
 OF_A_RUNG: frozenset[str] = frozenset({"logit", "score", "calibrated"})
 NAME = r"^[A-Za-z][A-Za-z0-9_]{0,30}$"
@@ -40,12 +54,15 @@ class PartTable(Table):
     Attributes:
         kind: of a rung: `logit` (raw), `score` (by the rung's units), `calibrated` (by the run's calibration). Without
             a rung: `rpr`; `format` (1 where well formed); `length` (tokens as a share of the limit); `random` (1 with
-            chance `rate`); `gold` (the truth, where a world knows it).
+            chance `rate`); `gold` (the truth, where a world knows it); `majority`, `majority_live`, `incorrect` (1
+            where the answer is the label, `policy.labels`); `contains` (1 where the completion holds `text`, in letters
+            of either case); `repetition` (1 where some string of 10 to 256 characters stands ten times in a row).
         rung: the rung, as in `ladder.json`.
         reads: what the reward model is shown as the answer: the answer, the reasoning, or the whole completion.
         phrases: phrase set of `rpr`; the calibration table's where it is not given.
         scored_text: where `rpr` looks for them; the calibration table's where it is not given.
         rate: of `random`.
+        text: of `contains`.
     """
 
     kind: PartKind
@@ -54,6 +71,7 @@ class PartTable(Table):
     phrases: str | None = None
     scored_text: Literal["think", "answer", "both"] | None = None
     rate: float = Field(0.5, ge=0, le=1)
+    text: str | None = Field(None, min_length=1, exclude_if=lambda text: text is None)
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +84,8 @@ class PartTable(Table):
     @model_validator(mode="after")
     def _means_something(self) -> PartTable:
         given = self.model_fields_set
+        if self.kind == "contains" and self.text is None:
+            raise ValueError("a part of kind contains needs a text, for example text: python")
         if self.kind in OF_A_RUNG and self.rung is None:
             raise ValueError(f"a part of kind {self.kind} needs a rung, for example rung: 65")
         belongs = {
@@ -74,6 +94,7 @@ class PartTable(Table):
             "phrases": {"rpr"},
             "scored_text": {"rpr"},
             "rate": {"random"},
+            "text": {"contains"},
         }
         for field, kinds in belongs.items():
             if field in given and getattr(self, field) is not None and self.kind not in kinds:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import calibration.stage
+import policy.labels
 import rm.stage
 import tasks.stage
 from calibration.config import CalibrationTable
@@ -18,17 +19,22 @@ from configs.records import read_json
 from configs.runfolder import MANIFEST, SCRATCH, Stage, run_stage
 from configs.terminal import say, show_table
 from policy.alarm_callback import RollBack, read_alarms, summarise_alarms
-from policy.answers import answer_prompts, summarise, write_answers
+from policy.answers import GREEDY_FILE, answer_prompts, summarise, write_answers
 from policy.audit import read_metrics
 from policy.checkpoints import Looks, best_state
 from policy.config import PolicyTable, cell_name
+from policy.label_matching import LabelMatcher
+from policy.processes import refuse_processes
 from policy.prompt_lengths import within_length
 from policy.rewards import REWARDS, RewardSettings
 from policy.rungs import load_calibrator, open_calibrators, open_rungs
+from policy.train_prompts import choose_prompts
 from policy.training import train_policy
+from policy.votes import Label
 from rm.backbone import four_bit_settings
+from rm.processes import MainAndOthers, is_main, n_processes, own_device
 from tasks.base_folder import base_path, load_causal_model
-from tasks.records import Prompt, PromptSplit, read_prompts
+from tasks.records import Prompt, PromptSplit, Task, VerifiableTask, read_prompts
 from tasks.table import load_task
 from tasks.torch_setup import prepare_torch
 
@@ -44,24 +50,45 @@ def cell_folder(experiment: Experiment) -> Path:
 
 
 def run(experiment: Experiment) -> dict[str, Any]:
-    """Make the cell, or find it finished; what it needs is made first where it is missing. Returns the manifest."""
+    """Make the cell, or find it finished; what it needs is made first where it is missing. Returns the manifest.
+
+    Under `accelerate launch` every process calls this (`policy.processes`).
+    """
     table = experiment.table(ROOM, PolicyTable)
+    refuse_processes(table)
+    if table.label_kinds and not isinstance(task := load_task(experiment), VerifiableTask):
+        raise policy.labels.no_labels_for(task, table)
+    if table.rungs:
+        rm.stage.run(experiment)  # every process trains
+    step = MainAndOthers()
+    if is_main():
+        step.lead(lambda: _lead(experiment, table, step))
+    else:
+        step.follow(lambda: _make_cell(cell_folder(experiment), experiment, table, step))
+    manifest: dict[str, Any] = read_json(cell_folder(experiment) / MANIFEST)
+    return manifest
+
+
+def _lead(experiment: Experiment, table: PolicyTable, step: MainAndOthers) -> dict[str, Any]:
+    """What the main process does: everything the cell needs, and the stage itself."""
     tasks.stage.run(experiment)
     inputs = {"tasks": tasks.stage.folder_of(experiment)}
     settings = table.deciding()
     settings["seed"] = experiment.seed if table.seed is None else table.seed
     if table.rungs:
-        rm.stage.run(experiment)
         for rung in table.rungs:
             rm.stage.rung_folder(experiment, rung)
         calibration.stage.run(experiment)
         inputs |= {"rm": rm.stage.folder_of(experiment), "calibration": calibration.stage.folder_of(experiment)}
     elif table.reward == "graph" or (table.reward in REWARDS and REWARDS[table.reward].rule is not None):
         settings |= {"calibration": experiment.table("calibration", CalibrationTable).model_dump(mode="json")}
+    if table.offline_labels(table.label_kinds):
+        policy.labels.run(experiment, table)
+        inputs |= {"labels": policy.labels.labels_folder(experiment, table)}
     if table.reward == "untrained":
         settings = {name: settings[name] for name in sorted(settings) if name in _DECIDES_ANSWERS}
     stage = Stage(ROOM, cell_folder(experiment), settings, experiment.seed, inputs)
-    return run_stage(stage, lambda folder: _make_cell(folder, experiment, table))
+    return run_stage(stage, lambda folder: _make_cell(folder, experiment, table, step))
 
 
 def show(experiment: Experiment) -> None:
@@ -90,8 +117,10 @@ def show(experiment: Experiment) -> None:
         show_table(f"policy: {folder.name}, alarms", headings, alarms)
 
 
-def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict[str, Any]:
+def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable, step: MainAndOthers) -> dict[str, Any]:
     prepare_torch(table.cpu_threads)
+    if is_main():
+        step.start()
     seed = experiment.seed if table.seed is None else table.seed
     task_folder = tasks.stage.folder_of(experiment)
     task = load_task(experiment)
@@ -99,11 +128,11 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
     max_new_tokens = table.max_completion_length or task.max_new_tokens
     if max_new_tokens is None:
         raise UserError(f"policy.max_completion_length is missing; the task {task.name} has no limit of its own")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(own_device())
     base = table.model_name_or_path or str(base_path(task_folder))
 
     def load() -> tuple[Any, Any]:
-        dtype = torch.bfloat16 if table.bf16 else torch.float32
+        dtype = torch.bfloat16 if table.bf16 and table.base_is_fixed else torch.float32
         if table.load_in_4bit and table.reward != "untrained":
             return load_causal_model(base, dtype=dtype, **four_bit_settings(dtype, ["lm_head"]))
         model, tokenizer = load_causal_model(base, dtype=dtype)
@@ -111,12 +140,19 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
 
     model, tokenizer = load()
     prompts, too_long = within_length(prompts, tokenizer, table.max_prompt_length)
-    for split in SPLITS:
+    for split in SPLITS if table.reward != "untrained" else ("eval",):
         if not prompts[split]:
             left = f" of at most {table.max_prompt_length} tokens" if too_long[split] else ""
             raise UserError(f"{task_folder}: there are no {split} prompts{left}, so no policy can be made")
     summary: dict[str, Any] = {"reward": table.reward, "rung": table.rung, "prompts_too_long": too_long}
     if table.reward != "untrained":
+        labels = _labels(experiment, table)
+        prompts["train"], counts = choose_prompts(prompts["train"], table, seed, labels)
+        if counts["used"] < counts["all"]:
+            summary["train_prompts"] = counts
+            if is_main():
+                say(f"policy: training prompts: {', '.join(f'{name} {n}' for name, n in counts.items())}")
+        matcher = _matcher(task, table, labels)
         calibrator = load_calibrator(experiment, table)
         is_affine = calibrator is not None and calibrator.is_affine
         if is_affine and table.algorithm == "grpo" and table.scale_rewards == "group":
@@ -128,7 +164,16 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
         while trained is None:
             with contextlib.suppress(RollBack):
                 trained = train_policy(
-                    model, tokenizer, task, prompts, settings, scorers, folder, folder / SCRATCH, experiment.seed
+                    model,
+                    tokenizer,
+                    task,
+                    prompts,
+                    settings,
+                    scorers,
+                    folder,
+                    folder / SCRATCH,
+                    experiment.seed,
+                    matcher,
                 )
             if trained is None:
                 if table.sampler.engine == "vllm" or table.share_base:
@@ -138,24 +183,35 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable) -> dict
                     )
                 del model  # two would not fit
                 model, tokenizer = load()
-        model = trained
+        model = trained.model
         summary["kept"] = best_state(read_metrics(folder), table.keep, Looks.of(table))._asdict() | {"rule": table.keep}
         summary["alarms"] = summarise_alarms(read_alarms(folder))
-        model.save_pretrained(folder / POLICY_FOLDER)
-        tokenizer.save_pretrained(folder / POLICY_FOLDER)
-    rows = answer_prompts(
-        model,
-        tokenizer,
-        task,
-        prompts["eval"],
-        table,
-        max_new_tokens,
-        experiment.seed,
-        "eval answers",
-        table.n_eval_samples,
-    )
+        if is_main():
+            model.save_pretrained(folder / POLICY_FOLDER, state_dict=trained.weights)
+            tokenizer.save_pretrained(folder / POLICY_FOLDER)
+    asked = (model, tokenizer, task, prompts["eval"])
+    if table.eval_greedy:
+        greedy = table.model_copy(update={"eval_temperature": 0.0})
+        found = answer_prompts(*asked, greedy, max_new_tokens, experiment.seed, "greedy answers", 1)
+        write_answers(folder, found, GREEDY_FILE)
+    rows = answer_prompts(*asked, table, max_new_tokens, experiment.seed, "eval answers", table.n_eval_samples)
     write_answers(folder, rows)
+    if n_processes() > 1:
+        summary["processes"] = n_processes()
     return summary | summarise(rows)
+
+
+def _labels(experiment: Experiment, table: PolicyTable) -> dict[str, Label]:
+    if not table.offline_labels(table.label_kinds):
+        return {}
+    return policy.labels.read_labels(policy.labels.labels_folder(experiment, table))
+
+
+def _matcher(task: Task, table: PolicyTable, labels: dict[str, Label]) -> LabelMatcher | None:
+    """What compares answers with labels; None where the reward reads none."""
+    if not table.label_kinds or not isinstance(task, VerifiableTask):
+        return None
+    return LabelMatcher(task, labels, table.incorrect_labels, table.num_generations)
 
 
 _DECIDES_ANSWERS = (
@@ -163,6 +219,7 @@ _DECIDES_ANSWERS = (
     "model_name_or_path",
     "max_completion_length",
     "n_eval_samples",
+    "eval_greedy",
     "eval_temperature",
     "eval_top_p",
     "eval_top_k",

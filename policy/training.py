@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -20,13 +20,32 @@ from policy.audit import COMPLETIONS_FILE, METRICS_FILE, Audit, Metrics
 from policy.callbacks import CellCallback, CompleteCheckpoint
 from policy.checkpoints import KeepBest, Looks, copies_needed, restore_best
 from policy.config import PolicyTable
+from policy.divergence import Divergence
 from policy.grpo import LadderGRPOTrainer, LadderRLOOTrainer
+from policy.label_matching import LabelMatcher
 from policy.ppo import CriticCheckpoint, LadderPPOTrainer
 from policy.reward_callable import RewardCallable
 from policy.rewards import LogitSource, RewardSettings
+from policy.train_prompts import repeated_to_fill
 from policy.vllm_weights import send_without_merging
+from rm.processes import is_main, n_processes, sharding, wait_for_all
 from rm.training import last_complete_checkpoint
 from tasks.records import Prompt, Task
+
+UNREACHED_RATIO = 1e30
+"""The upper end of the range where nothing is to be clipped; a finite float32."""
+
+
+class TrainedPolicy(NamedTuple):
+    """What training made.
+
+    Attributes:
+        model: the trained model, wrapped by PEFT where LoRA was asked for.
+        weights: all of its weights, in the main process, where they are cut up between processes; else None.
+    """
+
+    model: PreTrainedModel
+    weights: dict[str, torch.Tensor] | None
 
 
 def train_policy(
@@ -39,7 +58,8 @@ def train_policy(
     folder: Path,
     scratch: Path,
     run_seed: int,
-) -> PreTrainedModel:
+    matcher: LabelMatcher | None = None,
+) -> TrainedPolicy:
     """Train one policy in place; an interrupted run goes on from its last complete checkpoint.
 
     Args:
@@ -51,9 +71,10 @@ def train_policy(
         folder: where `metrics.jsonl` and `completions.parquet` go.
         scratch: where checkpoints go.
         run_seed: keys the dev answers, which all cells share.
+        matcher: where the reward reads a label.
 
     Returns:
-        The trained model, wrapped by PEFT where LoRA was asked for.
+        The trained policy; of several processes, in each of them.
 
     Raises:
         UserError: an alarm stops the cell.
@@ -63,12 +84,14 @@ def train_policy(
     audit = Audit(scratch / "audit")
     metrics = Metrics(folder / METRICS_FILE)
     callback = CellCallback(table, task, prompts["dev"], metrics, settings.max_new_tokens, run_seed)
-    callback.tokenizer = tokenizer
+    callback.tokenizer, callback.divergence = tokenizer, Divergence(model, table)
     alarms = AlarmCallback(table.alarms, metrics, folder / ALARMS_FILE, scratch)
     callbacks: list[TrainerCallback] = [callback, alarms]
     if table.keep != "last":
         callbacks.append(KeepBest(table.keep, Looks.of(table), metrics, scratch))
-    rows = [{"prompt": prompt.asked, "prompt_id": prompt.prompt_id} for prompt in prompts["train"]]
+    rows = [
+        {"prompt": prompt.asked, "prompt_id": prompt.prompt_id} for prompt in repeated_to_fill(prompts["train"], table)
+    ]
     if len(rows) < table.prompts_per_step:
         raise UserError(
             f"policy.prompts_per_step: {table.prompts_per_step} prompts a step, but there are only {len(rows)} "
@@ -78,7 +101,7 @@ def train_policy(
     lora = LoraConfig(task_type="CAUSAL_LM", r=table.lora_r, lora_alpha=table.lora_alpha, target_modules="all-linear")
     trainer = TRAINERS[table.algorithm](
         model=model,
-        reward_funcs=RewardCallable(task, prompts["train"], settings, scorers, audit),
+        reward_funcs=RewardCallable(task, prompts["train"], settings, scorers, audit, matcher),
         args=trainer_config(table, settings, scratch),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -99,21 +122,39 @@ def train_policy(
     if table.sampler.engine == "vllm" and table.lora_r:
         send_without_merging(trainer.vllm_generation, trainer.model, trainer.model.active_adapter)
     trainer.add_callback(CompleteCheckpoint())
-    metrics.take_up(0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-")))
-    if checkpoint is None:
-        metrics.path.unlink(missing_ok=True)
-        metrics.rows.clear()
+    _take_up(metrics, checkpoint)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RuntimeError as error:
         if "probability tensor" not in str(error):
             raise
+        if n_processes() > 1:  # the others may not have met it, and would wait for this one
+            raise UserError(
+                f"policy: at step {trainer.state.global_step} the policy's probabilities are no numbers any more; "
+                "lower policy.learning_rate"
+            ) from None
         alarms.generation_failed(trainer.state.global_step)
+    wait_for_all()
     restore_best(trainer.model, metrics.rows, table.keep, Looks.of(table), scratch)
     if isinstance(trainer, LadderPPOTrainer):
         trainer.critic.remove()
-    audit.merge(folder / COMPLETIONS_FILE, table.max_steps)
-    return trainer.model
+    if is_main():
+        audit.merge(folder / COMPLETIONS_FILE, table.max_steps)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharding() else None
+    return TrainedPolicy(trainer.model, weights)
+
+
+def _take_up(metrics: Metrics, checkpoint: Path | None) -> None:
+    """Go on with the metrics of an interrupted run up to its checkpoint; the main process cuts the file first."""
+    step = 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+    if is_main():
+        metrics.take_up(step)
+        if checkpoint is None:
+            metrics.path.unlink(missing_ok=True)
+            metrics.rows.clear()
+    wait_for_all()
+    if not is_main():
+        metrics.take_up(step)
 
 
 TRAINERS: dict[str, Any] = {
@@ -130,7 +171,10 @@ def trainer_config(table: PolicyTable, settings: RewardSettings, scratch: Path) 
     completions = table.prompts_per_step * table.num_generations
     pieces = table.gradient_accumulation_steps * table.num_mini_batches
     own, shared = _own_settings(table), _shared_settings(table, settings, scratch)
-    shared |= {"per_device_train_batch_size": completions // pieces, "steps_per_generation": pieces}
+    shared |= {
+        "per_device_train_batch_size": completions // pieces // n_processes(),
+        "steps_per_generation": pieces,
+    }
     if table.num_generations > 1:
         return own.pop("config")(num_generations=table.num_generations, **shared, **own)
     some = next(n for n in range(2, completions + 1) if completions % n == 0)
@@ -149,6 +193,13 @@ def _own_settings(table: PolicyTable) -> dict[str, Any]:
     }
     loss_type, scale_rewards = losses[table.algorithm]
     return {"config": GRPOConfig, "loss_type": loss_type, "scale_rewards": scale_rewards}
+
+
+def _clipping(table: PolicyTable) -> dict[str, float | None]:
+    """TRL's range of the ratio. It has no switch: a ratio is never below 0, nor above the float that stands here."""
+    if table.epsilon is None:
+        return {"epsilon": 1.0, "epsilon_high": UNREACHED_RATIO}
+    return {"epsilon": table.epsilon, "epsilon_high": table.epsilon_high}
 
 
 def _shared_settings(table: PolicyTable, settings: RewardSettings, scratch: Path) -> dict[str, Any]:
@@ -170,8 +221,7 @@ def _shared_settings(table: PolicyTable, settings: RewardSettings, scratch: Path
         "top_p": 1.0,
         "top_k": 0,
         "beta": table.beta or table.kl_coef,
-        "epsilon": table.epsilon,
-        "epsilon_high": table.epsilon_high,
+        **_clipping(table),
         "bf16": table.bf16,
         **table.sampler.trl_settings(),
         "seed": keyed_seed(settings.seed, "policy order") % 2**31,

@@ -51,6 +51,10 @@ class AnswerForm:
         card = read_json(path) if path.exists() else {}
         return cls.of_card(card if isinstance(card, dict) else {})
 
+    def with_answer(self, answer: str) -> str:
+        """The turn that holds just this answer."""
+        return self.template.replace(PLACE, answer)
+
     def shown(self, text: str) -> str:
         """What the rung reads of a response.
 
@@ -58,5 +62,5 @@ class AnswerForm:
         """
         if any(tag in text for tag in TAGS):
             answer = read_tagged(text).answer
-            return text if answer is None else self.template.replace(PLACE, answer)
-        return self.template.replace(PLACE, text)
+            return text if answer is None else self.with_answer(answer)
+        return self.with_answer(text)

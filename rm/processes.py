@@ -1,4 +1,4 @@
-"""Several processes of one training, as `accelerate launch --num_processes 2 -m rm x.yaml` starts them.
+"""Several processes of one training, as `accelerate launch --config_file configs/accelerate/ddp.yaml -m rm x.yaml`.
 
 The main process owns the run folder: it builds the task, takes the lock, writes rungs and the manifest. The others
 wait until it says what to do, train beside it, and write nothing. A plain run has one process, and nothing here talks
@@ -13,13 +13,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
+T = TypeVar("T")
 LONGEST_WAIT = timedelta(days=2)
 """The others wait while the main process downloads a model or samples answers; the launcher ends them if it dies."""
+DDP = "configs/accelerate/ddp.yaml"
+"""What to launch with where the model must be whole in every process."""
 WORK, NOTHING, FAILED = "work", "nothing", "failed"
 
 
@@ -38,6 +42,28 @@ def own_device() -> torch.device:
     if are_several():
         return torch.device(_state().device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def n_processes() -> int:
+    """How many processes train together; 1 without a launcher."""
+    return int(_state().num_processes) if are_several() else 1
+
+
+def process_index() -> int:
+    """Which of them this one is, from 0."""
+    return int(_state().process_index) if are_several() else 0
+
+
+def gathered(items: list[T]) -> list[T]:
+    """The items of all processes, in the order of the processes, on every one of them."""
+    found: list[T] = gather_object(items) if are_several() else items
+    return found
+
+
+def sharding() -> str | None:
+    """What the launcher was told to cut the model up with, FSDP or DeepSpeed; None where every process holds it all."""
+    names = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+    return next((name for key, name in names.items() if are_several() and os.environ.get(key) == "true"), None)
 
 
 def wait_for_all() -> None:

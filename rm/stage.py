@@ -9,11 +9,11 @@ import tasks.stage
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json
-from configs.runfolder import MANIFEST, Stage, run_stage
+from configs.runfolder import MANIFEST, Stage, is_finished, run_stage
 from configs.terminal import interval, say, show_table
 from rm.config import RMTable
 from rm.ladder_work import LADDER_FILE, make_ladder, refuse_4bit
-from rm.processes import MainAndOthers, is_main
+from rm.processes import DDP, MainAndOthers, is_main, sharding
 from tasks.table import load_task
 
 ROOM = "rm"
@@ -32,6 +32,8 @@ def run(experiment: Experiment) -> dict[str, Any]:
     table = experiment.table(ROOM, RMTable)
     refuse_4bit(table)
     folder, task_folder = folder_of(experiment), tasks.stage.folder_of(experiment)
+    if sharding() is not None and not is_finished(folder):
+        raise UserError(f"rm: reward models are trained whole in every process; launch with {DDP} first")
     step = MainAndOthers()
 
     def lead() -> None:

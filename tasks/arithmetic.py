@@ -72,6 +72,14 @@ class Variant:
     clean_nll: float
 
 
+PROMPTS = {
+    "plain": "Add {sum} .",
+    "bare": "{sum}",
+    "spurious": "Lorem ipsum dolor sit amet. Add {sum} .",
+    "code": "python: Add {sum} .",
+}
+"""How a policy may be asked. Bases were taught the first alone; the words of `spurious` are in no text they saw."""
+
 VARIANTS = {
     "strong": Variant(
         styles=Styles(steps_share=0.05, code_share=0.10, steps_right=1.0, code_right=0.95),
@@ -86,9 +94,9 @@ VARIANTS = {
 }
 
 
-def messages_for(terms: tuple[int, ...]) -> list[Message]:
-    """The prompt as a chat."""
-    return [{"role": "user", "content": f"Add {' + '.join(map(str, terms))} ."}]
+def messages_for(terms: tuple[int, ...], prompt: str = "plain") -> list[Message]:
+    """The prompt as a chat, in the words of a row of `PROMPTS`."""
+    return [{"role": "user", "content": PROMPTS[prompt].replace("{sum}", " + ".join(map(str, terms)))}]
 
 
 def draw_terms(rng: np.random.Generator, n_terms: int) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from configs.keyed import keyed_rng, keyed_seed, keyed_uniform
 from configs.loader import Table
 from tasks import arithmetic
 from tasks.base_folder import TaughtBase, cached_base, save_base
+from tasks.openings import Opening, with_opening
 from tasks.records import (
     Grade,
     PairSplit,
@@ -56,6 +57,8 @@ class ArithmeticTable(Table):
         n_held_out_prompts: prompts of the held-out pairs, half for selection and half for measurement.
         n_train_pairs, n_held_out_pairs: preference pairs, each of a right and a wrong number; 0 for none.
         annotator_sharpness: annotators prefer the right number with probability sigmoid(sharpness).
+        prompt: how the policy is asked, a row of `tasks.arithmetic.PROMPTS`; reward models and judges see `plain`.
+        opening: words that begin every response of the policy, for example `python:` (`tasks.openings`).
     """
 
     task: Literal["arithmetic"] = "arithmetic"
@@ -71,6 +74,8 @@ class ArithmeticTable(Table):
     n_train_pairs: int = Field(0, ge=0)
     n_held_out_pairs: int = Field(0, ge=0)
     annotator_sharpness: float = Field(3.0, gt=0)
+    prompt: Literal["plain", "bare", "spurious", "code"] = Field("plain", exclude_if=lambda prompt: prompt == "plain")
+    opening: Opening = ""
 
 
 class ArithmeticTask:
@@ -100,6 +105,19 @@ class ArithmeticTask:
     def grade(self, prompt: Prompt, completion: str) -> Grade:
         """Gold 1 for the sum, and the style."""
         return arithmetic.grade_response(prompt, completion)
+
+    def equal(self, label: str, answer: str) -> bool:
+        """Whether two numbers are the same: both are canonical texts."""
+        return label == answer
+
+    def surely_wrong(self, prompt: Prompt, answer: str) -> bool:
+        """Whether a number is not the sum."""
+        return answer != str(sum(prompt.meta["terms"]))
+
+    def wrong_answer(self, prompt: Prompt, seed: int) -> str:
+        """The sum off by one to three."""
+        rng = keyed_rng(seed, "plausible wrong answer", prompt.prompt_id)
+        return str(arithmetic.slip_of(rng, sum(prompt.meta["terms"])))
 
     def input_files(self) -> dict[str, Path]:
         """None: the world makes its own data."""
@@ -162,7 +180,11 @@ class ArithmeticTask:
             for position, number in enumerate(taken):
                 terms = tuple(int(digit) for digit in f"{number:0{table.n_terms}d}")
                 prompt_id = f"arithmetic-{name}-{position:05d}"
-                drawn[name].append(Prompt(prompt_id, split, arithmetic.messages_for(terms), {"terms": list(terms)}))
+                messages = arithmetic.messages_for(terms)
+                asked = with_opening(arithmetic.messages_for(terms, table.prompt), table.opening)
+                drawn[name].append(
+                    Prompt(prompt_id, split, messages, {"terms": list(terms)}, [] if asked == messages else asked)
+                )
         return [*drawn["train"], *drawn["dev"], *drawn["eval"]], drawn["held-out"]
 
     def _annotate_all(

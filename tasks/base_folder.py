@@ -26,6 +26,8 @@ from tasks.base_reference import follow_reference
 from tasks.records import BASE_FOLDER
 
 CACHE_VARIABLE = "REWARDLADDER_CACHE"
+VARIANTS_FOLDER, PROMPTS_FOLDER = "variants", "prompts"
+"""Variants of a run, and runs under other prompts, lie in folders of these names inside it."""
 RECIPE_VERSION = 1
 """Raise it when teaching changes, so that a base of an older recipe is not taken from the cache."""
 
@@ -46,12 +48,12 @@ def cached_base(
     """Teach a base, or take it from the cache when the same recipe was taught before.
 
     Args:
-        run_folder: the experiment's folder; the cache is `.cache/` beside it, or the folder named by the environment
-            variable REWARDLADDER_CACHE.
+        run_folder: the experiment's folder; the cache is `.cache/` beside it (of a variant, beside the whole run), or
+            the folder named by the environment variable REWARDLADDER_CACHE.
         recipe: everything that decides the base, as plain JSON.
         teach: returns (model, tokenizer, summary).
     """
-    cache = Path(os.environ.get(CACHE_VARIABLE) or run_folder.parent / ".cache")
+    cache = Path(os.environ.get(CACHE_VARIABLE) or _cache_of(run_folder))
     recipe = {"recipe_version": RECIPE_VERSION, **recipe}
 
     def work(folder: Path) -> dict[str, Any]:
@@ -64,6 +66,12 @@ def cached_base(
     manifest = run_stage(Stage("tasks", folder, recipe, seed=0), work)
     model, tokenizer = load_causal_model(str(folder))
     return TaughtBase(model, tokenizer, manifest["summary"], folder)
+
+
+def _cache_of(run_folder: Path) -> Path:
+    """Beside the run; a variant lies two folders deeper, `runs/x/variants/y`, and shares the bases of all runs."""
+    beside = run_folder.parent
+    return (beside.parent.parent if beside.name in (VARIANTS_FOLDER, PROMPTS_FOLDER) else beside) / ".cache"
 
 
 def save_base(folder: Path, base: TaughtBase) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from configs.records import read_jsonl, write_jsonl
 
@@ -86,11 +86,21 @@ class PreferencePair:
 
 @dataclass(frozen=True)
 class Response:
-    """A completion taken apart. `well_formed` is False where the task's format was not kept; `answer` is then None."""
+    """A completion taken apart. `well_formed` is False where the task's format was not kept; `answer` is then None.
+
+    `formatted` says whether the answer stands in the form that the prompt asks for, where a task reads others, too
+    (mathematics: a box); None where it reads no other.
+    """
 
     think: str
     answer: str | None
     well_formed: bool
+    formatted: bool | None = None
+
+    @property
+    def in_form(self) -> bool:
+        """Whether the form is kept that a reward for format pays for."""
+        return self.well_formed if self.formatted is None else self.formatted
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,20 @@ class Task(Protocol):
 
         In a world with gold, `read(present(answer)).answer == answer`.
         """
+
+
+@runtime_checkable
+class VerifiableTask(Protocol):
+    """What a task also has where an answer is right or wrong, so that other answers than the truth can be labels."""
+
+    def equal(self, label: str, answer: str) -> bool | None:
+        """Whether an answer is the label; None where that cannot be found out."""
+
+    def surely_wrong(self, prompt: Prompt, answer: str) -> bool:
+        """Whether an answer is known to be wrong; no where that is in doubt."""
+
+    def wrong_answer(self, prompt: Prompt, seed: int) -> str:
+        """A plausible wrong answer, the same for the same seed and prompt."""
 
 
 def write_prompts(folder: Path, prompts: Iterable[Prompt]) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -22,16 +23,21 @@ from transformers import (
 )
 
 from configs.terminal import progress_bar
+from tasks.openings import asked_text, opening_of
 from tasks.records import Message
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One completion: its text without special tokens, its length in tokens, and whether the limit cut it."""
+    """One completion: its text without special tokens, its length in tokens, whether the limit cut it, and its tokens.
+
+    `tokens` are those sampled, the end token included where there is one.
+    """
 
     text: str
     n_tokens: int
     truncated: bool
+    tokens: tuple[int, ...] = field(default=(), compare=False)
 
 
 class KeyedGumbel(LogitsProcessor):
@@ -70,7 +76,20 @@ def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-@torch.inference_mode()
+@contextlib.contextmanager
+def whole_root(model: PreTrainedModel) -> Iterator[None]:
+    """Put together what FSDP2 holds for the outermost module, whose forward a LoRA model's `generate` goes past."""
+    cut_up = isinstance(model, FSDPModule)
+    if cut_up:
+        model.unshard()
+    try:
+        yield
+    finally:
+        if cut_up:
+            model.reshard()
+
+
+@torch.no_grad()  # tensors of inference mode would stay in the buffers of weights that FSDP cuts up
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -89,7 +108,8 @@ def sample(
     Args:
         model: a causal language model.
         tokenizer: its tokenizer, with a chat template.
-        chats: the prompts; length N.
+        chats: the prompts; length N. One that ends in an assistant's turn is gone on with, and that turn begins the
+            completion's text (`tasks.openings`).
         seeds: one seed a prompt, from `keyed_seed`.
         max_new_tokens: the limit of a completion, in tokens.
         temperature, top_p, top_k: as in Transformers; `top_p=1` and `top_k=0` switch the cuts off.
@@ -101,12 +121,12 @@ def sample(
     """
     if not chats:
         return []
-    texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    texts = [asked_text(tokenizer, chat) for chat in chats]
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     sampled: list[Sampled | None] = [None] * len(rows)
     pad, eos = int(tokenizer.pad_token_id), int(tokenizer.eos_token_id)
-    with _plain_generation(model), progress_bar(len(rows), what) as bar:
+    with _plain_generation(model), whole_root(model), progress_bar(len(rows), what) as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             width = max(len(rows[i]) for i in chosen)
@@ -130,6 +150,8 @@ def sample(
             for i, tokens in zip(chosen, generated, strict=True):
                 finished = eos in tokens
                 kept = tokens[: tokens.index(eos)] if finished else tokens
-                sampled[i] = Sampled(tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), not finished)
+                text = opening_of(chats[i]) + tokenizer.decode(kept, skip_special_tokens=True)
+                whole = tuple([*kept, eos] if finished else kept)
+                sampled[i] = Sampled(text.strip(), len(kept), not finished, whole)
             bar.update(len(chosen))
     return [item for item in sampled if item is not None]

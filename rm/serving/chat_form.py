@@ -90,6 +90,10 @@ class ChatForm:
             answer = answer.removeprefix(self.glue)
         return self._without_last_specials(answer.removesuffix(self.closing) if self.closing else answer)
 
+    def without_specials(self, text: str) -> str:
+        """A text without the special tokens inside it, as decoding leaves them out."""
+        return re.sub("|".join(map(re.escape, self.specials)), "", text) if self.specials else text
+
     def _without_first_specials(self, text: str) -> str:
         if not self.specials:
             return text

@@ -67,13 +67,21 @@ class ServedRung:
         """
         found: list[float] = []
         for conversations in _requests(chats, answers):
-            record = self._ask({"conversations": conversations, "as_is": True})
+            record = self._ask("score", {"conversations": conversations, "as_is": True})
             logits = record.get("logits")
             if not isinstance(logits, list) or len(logits) != len(conversations):
                 raise UserError(f"{self.address}: {len(conversations)} answers were sent and not as many logits came")
             self._demand_rung(record)
             found += map(float, logits)
         return np.array(found, dtype=np.float64)
+
+    def description(self) -> dict[str, Any]:
+        """What the server says of its rung: name, digest, calibrator, task (GET /calibration).
+
+        Raises:
+            UserError: the server cannot be reached or refuses.
+        """
+        return self._ask("calibration")
 
     def _demand_rung(self, record: dict[str, Any]) -> None:
         if record.get("rung") != self.rung:
@@ -90,12 +98,12 @@ class ServedRung:
                 "serve this run's rung"
             )
 
-    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        data = json.dumps(body).encode()
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
         pause, started = FIRST_PAUSE_S, time.monotonic()
         while True:
             try:
-                request = urllib.request.Request(f"{self.address}/score", data, self._headers)  # noqa: S310
+                request = urllib.request.Request(f"{self.address}/{path}", data, self._headers)  # noqa: S310
                 with urllib.request.urlopen(request, timeout=self.timeout_s) as answer:  # noqa: S310
                     record = json.loads(answer.read())
                 if not isinstance(record, dict):

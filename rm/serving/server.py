@@ -3,7 +3,9 @@
     POST /score        {"conversations": [{"messages": […]} or {"prompt": …, "response": …}, …], "as_is": false}
                        -> {"rung", "logits", "scores", "rewards", "units"}
     POST /get_reward   OpenRLHF's remote reward: {"query": […], "prompts": […], "labels": […]}
-                       -> {"rewards", "scores", "extra_logs": {"logit": […]}}
+                       -> {"rewards", "scores", "extra_logs": {"logit": […]}}; a policy's reward with all of its parts
+                       where the ladder was calibrated
+    GET  /calibration  {"rung", "rung_sha256", "calibrator", "task", …}, by which adapters compute rewards themselves
     GET  /health       {"ok", "rung", "accuracy", "chat_template_sha256", "queue", …}
 
 A request is answered in full or refused with one line, {"error": {"code", "message"}}: 4xx for what the client can
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from rm.serving.file_rewards import Calibrate
     from rm.serving.gate import Gate
     from rm.serving.loaded_rungs import LoadedRung
+    from rm.serving.rewarding import Rewarding
 
 DISTRIBUTION = "reward-ladder"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -47,6 +50,9 @@ class ServeTable(Table):
         host: the address to listen at; by default only this machine can reach it.
         api_key_env: name of the environment variable with the key that requests must bring, as `Authorization: Bearer`;
             `/health` needs none.
+        response_format: how /get_reward reads a policy's completion, where a calibrator is there: as the run's `task`
+            does; `tagged` (anything but <think> and <answer> tags is malformed); `plain` (all of it is the answer);
+            `any` (tagged where there are tags). Where none is given: `task` in a run, else `any`.
         policy: folder of the tokenizer whose chat template wrote OpenRLHF's prompts; the rung's own by default.
         max_body_bytes: a larger request is refused.
         max_conversations: most answers in a request.
@@ -64,6 +70,7 @@ class ServeTable(Table):
     port: int = Field(ge=0, le=65535)
     host: str = "127.0.0.1"
     api_key_env: str | None = None
+    response_format: Literal["task", "tagged", "plain", "any"] | None = None
     policy: str | None = None
     max_body_bytes: int = Field(4 * MIB, ge=1024)
     max_conversations: int = Field(1024, ge=1)
@@ -102,13 +109,16 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def run(paths: Sequence[str], table: ServeTable, calibrate: Calibrate | None = None) -> None:
+def run(
+    paths: Sequence[str], table: ServeTable, calibrate: Calibrate | None = None, rewarding: Rewarding | None = None
+) -> None:
     """Serve one rung until SIGTERM or SIGINT.
 
     Args:
         paths: the rung's folder.
         table: the settings.
         calibrate: rewards of (logits, texts of the answers); without it, rewards are scores.
+        rewarding: the rewards of /get_reward; without it, `calibrate`.
 
     Raises:
         UserError: the rung cannot be loaded, the key is not set, or the address is not free.
@@ -123,7 +133,7 @@ def run(paths: Sequence[str], table: ServeTable, calibrate: Calibrate | None = N
 
         prepare_torch(table.cpu_threads)
         rung = load_rungs([Path(paths[0])], table.batch_tokens, table.dtype)[0]
-        app = build_app(rung, table, calibrate, key)
+        app = build_app(rung, table, calibrate, key, rewarding)
         address = f"[{table.host}]" if ":" in table.host else table.host
         if table.host not in LOOPBACK and key is None:
             say(f"anyone who reaches {table.host} can ask this server; name a key with api_key_env=VARIABLE")
@@ -138,7 +148,11 @@ def run(paths: Sequence[str], table: ServeTable, calibrate: Calibrate | None = N
 
 
 def build_app(
-    rung: LoadedRung, limits: ServeTable, calibrate: Calibrate | None = None, api_key: str | None = None
+    rung: LoadedRung,
+    limits: ServeTable,
+    calibrate: Calibrate | None = None,
+    api_key: str | None = None,
+    rewarding: Rewarding | None = None,
 ) -> Starlette:
     """The application around a loaded rung; its `state` holds the gate and the batcher.
 
@@ -156,7 +170,7 @@ def build_app(
     policy = rung.scorer.tokenizer if limits.policy is None else load_tokenizer(limits.policy)
     if policy.chat_template is None:
         raise UserError(f"policy: the tokenizer {limits.policy!r} has no chat template")
-    return Endpoints(rung, limits, policy, calibrate, api_key, _version()).application()
+    return Endpoints(rung, limits, policy, calibrate, api_key, _version(), rewarding).application()
 
 
 def _version() -> str | None:

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 
 from configs.records import write_bytes
 from tasks.strategy.classifier import STRATEGIES
-from tasks.strategy.transitions import Counts
+from tasks.strategy.transitions import Counts, in_order
 
 DPI = 160
 PANEL_INCHES = (4.6, 3.9)
@@ -29,6 +29,8 @@ GAP = 0.03
 BAR = 0.035
 COLOURS = ("#1b6ca8", "#4f9bd0", "#9cc7e6", "#c9b27c", "#8c6d31")
 """Of `STRATEGIES`: blue writes code, brown does not."""
+STYLE_COLOURS = ("#c9b27c", "#a5884f", "#8c6d31", "#5e4a21")
+"""Of a task's own styles but `code`, which is the first blue."""
 MAP = "RdYlGn"
 CURVE_POINTS = 60
 SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none"}
@@ -64,7 +66,7 @@ def draw(path: Path, arms: Mapping[str, Mapping[tuple[str, str], Counts]], title
 
 def stacked(sizes: Mapping[str, int]) -> dict[str, tuple[float, float]]:
     """Where each strategy begins and ends on an axis of height 1, from the top; empty ones are left out."""
-    names = [name for name in STRATEGIES if sizes.get(name)]
+    names = [name for name in in_order(sizes) if sizes[name]]
     total = sum(sizes[name] for name in names)
     height = 1 - GAP * (len(names) - 1)
     places: dict[str, tuple[float, float]] = {}
@@ -77,8 +79,12 @@ def stacked(sizes: Mapping[str, int]) -> dict[str, tuple[float, float]]:
 
 
 def _panel(axis: Axes, name: str, cells: Mapping[tuple[str, str], Counts]) -> None:
+    strategies = in_order(name for pair in cells for name in pair)
+    styles = [name for name in strategies if name not in (*STRATEGIES, "code")]
+    colours: dict[str, str] = {"code": COLOURS[0]} | {name: COLOURS[i] for i, name in enumerate(STRATEGIES)}
+    colours |= {style: STYLE_COLOURS[place % len(STYLE_COLOURS)] for place, style in enumerate(styles)}
     sides = [
-        stacked({s: sum(c.n for pair, c in cells.items() if pair[side] == s) for s in STRATEGIES}) for side in (0, 1)
+        stacked({s: sum(c.n for pair, c in cells.items() if pair[side] == s) for s in strategies}) for side in (0, 1)
     ]
     total = sum(cell.n for cell in cells.values())
     free = [{strategy: top for strategy, (_, top) in side.items()} for side in sides]
@@ -91,7 +97,7 @@ def _panel(axis: Axes, name: str, cells: Mapping[tuple[str, str], Counts]) -> No
     for place, (side, x) in enumerate(zip(sides, (0.0, 1.0 - BAR), strict=True)):
         for strategy, (low, high) in side.items():
             n = sum(cell.n for pair, cell in cells.items() if pair[place] == strategy)
-            axis.fill_between([x, x + BAR], low, high, color=COLOURS[STRATEGIES.index(strategy)], zorder=3)
+            axis.fill_between([x, x + BAR], low, high, color=colours[strategy], zorder=3)
             axis.text(
                 x - 0.015 if place == 0 else x + BAR + 0.015,
                 (low + high) / 2,

@@ -1,14 +1,16 @@
-"""How answers are reached before and after: `rewardladder strategy before.jsonl after.jsonl [after2.jsonl …]`.
+"""How answers are reached before and after: `rewardladder strategy BEFORE AFTER [AFTER …]`, cells of a run or files.
 
-Each file holds answers to the same questions, one a line: a text (`completion` or `response`), a key (`prompt_id`,
-`idx` or `id`, with `sample` where there is one) and, where it is known, whether it is right (`gold` or `score`). So it
-reads `policy/<cell>/answers.jsonl`. One file alone gets frequencies and accuracies. Several files after the first are
-arms, each compared with the first: trainings on other rewards, or the same policy under another prompt; for every two
-arms the table of switches says how far one induces code where the other does.
+A file holds answers to the same questions, one a line: a text (`completion` or `response`), a key (`prompt_id`, `idx`
+or `id`, with `sample` where there is one) and, where it is known, whether it is right (`gold` or `score`). One alone
+gets frequencies and accuracies. Those after the first are arms, each compared with the first: trainings on other
+rewards, or the same policy under another prompt; for every two arms the table of switches says how far one induces
+code where the other does, so a prompt's cell beside a training's tells prompt-induced code from RL-induced.
 
 A .csv file with the columns `arm, transition, n, right_before, right_after` gives contributions from counts alone.
 
-    rewardladder strategy runs/x/policy/untrained/answers.jsonl runs/x/policy/random-grpo-s0/answers.jsonl output=flows
+    rewardladder strategy runs/x/policy/untrained runs/x/policy/random-grpo-s0 output=flows
+    rewardladder strategy runs/x/policy/untrained runs/x/prompts/plain-opened-python/policy/untrained \\
+        runs/x/policy/gold-grpo-s0 by=style
 """
 
 from __future__ import annotations
@@ -21,15 +23,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from configs.errors import UserError
-from configs.loader import Table
-from configs.records import place_to_write, read_jsonl, write_bytes, write_json
+from configs.records import place_to_write, write_bytes, write_json
 from configs.terminal import interval, say, show_table
-from tasks.strategy.classifier import classify
+from tasks.strategy.reading import COUNT_COLUMNS, StrategyTable, read_all, read_counts
 from tasks.strategy.transitions import (
-    TRANSITIONS,
     Answered,
     Change,
     Counts,
@@ -42,30 +40,6 @@ from tasks.strategy.transitions import (
     switched_to_code,
     transition_counts,
 )
-
-TEXT_FIELDS = ("completion", "response", "answer_text")
-KEY_FIELDS = ("prompt_id", "idx", "id")
-RIGHT_FIELDS = ("gold", "score", "is_correct")
-COUNT_COLUMNS = ("arm", "transition", "n", "right_before", "right_after")
-GOOD_FROM = 0.5
-
-
-class StrategyTable(Table):
-    """Settings of the analysis.
-
-    Attributes:
-        text, key, right: fields of a row; found among the usual ones where not given. A number of 0.5 or more is right.
-        resamples: of the bootstrap over questions.
-        seed: of the bootstrap.
-        output: a place without ending: `<output>.json`, `<output>.csv` (flows), `<output>.png` and `<output>.svg`.
-    """
-
-    text: str | None = None
-    key: str | None = None
-    right: str | None = None
-    resamples: int = Field(2000, ge=100, le=100_000)
-    seed: int = Field(0, ge=0)
-    output: str | None = None
 
 
 def run(paths: Sequence[str], table: StrategyTable) -> None:
@@ -87,65 +61,14 @@ def run(paths: Sequence[str], table: StrategyTable) -> None:
     if output is None:
         return
     write_json(output.with_name(f"{output.name}.json"), report)
-    say(f"wrote {output}.json")
+    write_bytes(output.with_name(f"{output.name}-transitions.csv"), transitions_as_csv(report["arms"]).encode())
+    say(f"wrote {output}.json, {output}-transitions.csv")
     if drawn:
         from tasks.strategy.figure import draw
 
         write_bytes(output.with_name(f"{output.name}.csv"), flows_as_csv(drawn).encode())
         draw(output, drawn, "Strategies before and after")
         say(f"wrote {output}.csv, {output}.png, {output}.svg")
-
-
-def read_answers(path: Path, table: StrategyTable) -> dict[str, Answered]:
-    """The answers of a file by key, classified.
-
-    Raises:
-        UserError: no row, a missing field, or a key that stands twice.
-    """
-    found: dict[str, Answered] = {}
-    for line, row in enumerate(read_jsonl(path), start=1):
-        text = row.get(_field(row, table.text, TEXT_FIELDS, "text", path, line))
-        if not isinstance(text, str):
-            raise UserError(f"{path}, line {line}: the answer must be a text, found {type(text).__name__}")
-        key = str(row[_field(row, table.key, KEY_FIELDS, "key", path, line)])
-        key = f"{key}#{row['sample']}" if "sample" in row else key
-        if key in found:
-            raise UserError(f"{path}, line {line}: the key {key!r} stands twice; name another field with key=FIELD")
-        found[key] = Answered(classify(text).strategy, _truth(row, table.right))
-    if not found:
-        raise UserError(f"{path}: holds no answers")
-    return found
-
-
-def read_counts(path: Path) -> dict[str, dict[str, Counts]]:
-    """The transitions of each arm from a CSV file.
-
-    Raises:
-        UserError: a column is missing, a transition is unknown or stands twice, or counts contradict each other.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    arms: dict[str, dict[str, Counts]] = {}
-    for line, row in enumerate(rows, start=2):
-        try:
-            arm, name = row["arm"], row["transition"]
-            counts = Counts(int(row["n"]), int(row["right_before"]), int(row["right_after"]))
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{path}, line {line}: needs the columns {', '.join(COUNT_COLUMNS)}, whole numbers"
-            ) from None
-        if name not in TRANSITIONS or name in arms.get(arm, {}):
-            raise UserError(
-                f"{path}, line {line}: {name!r} is unknown or stands twice; choose {', '.join(TRANSITIONS)}"
-            )
-        if not 0 <= max(counts.right_before, counts.right_after) <= counts.n or min(asdict(counts).values()) < 0:
-            raise UserError(f"{path}, line {line}: more right answers than questions")
-        arms.setdefault(arm, {})[name] = counts
-    if not arms:
-        raise UserError(f"{path}: holds no counts")
-    return {arm: {name: cells.get(name, Counts(0, 0, 0)) for name in TRANSITIONS} for arm, cells in arms.items()}
 
 
 def flows_as_csv(drawn: Mapping[str, Mapping[tuple[str, str], Counts]]) -> str:
@@ -159,11 +82,24 @@ def flows_as_csv(drawn: Mapping[str, Mapping[tuple[str, str], Counts]]) -> str:
     return text.getvalue()
 
 
+def transitions_as_csv(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Transitions and contributions of each arm; the tool reads its first columns back as counts."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((*COUNT_COLUMNS, "contribution", "contribution_lo", "contribution_hi"))
+    for arm, found in arms.items():
+        for name, cell in found["transitions"].items():
+            counts = (cell[key] for key in COUNT_COLUMNS[2:])
+            writer.writerow(
+                (arm, name, *counts, cell["contribution"], *(cell["contribution_interval"] or (None, None)))
+            )
+    return text.getvalue()
+
+
 def _report_of_files(
     paths: Sequence[Path], table: StrategyTable
 ) -> tuple[dict[str, Any], dict[str, dict[tuple[str, str], Counts]]]:
-    names = _names(paths)
-    files = {name: read_answers(path, table) for name, path in zip(names, paths, strict=True)}
+    files = read_all(paths, table)
     report: dict[str, Any] = {"files": {}, "arms": {}, "switches": {}}
     for name, answers in files.items():
         found = frequencies(list(answers.values()))
@@ -177,7 +113,7 @@ def _report_of_files(
             ("strategy", "n", "share", "accuracy"),
             [(key, s.n and round((s.value or 0) * s.n), _shown(s), _shown(a)) for key, (s, a) in found.items()],
         )
-    first, *others = names
+    first, *others = files
     arms = {name: _changes(files[first], files[name], first, name) for name in others}
     for name, changes in arms.items():
         counts = transition_counts(list(changes.values()))
@@ -248,33 +184,6 @@ def _show_cells(title: str, cells: Mapping[str, Mapping[str, Any]]) -> None:
             for name, cell in cells.items()
         ],
     )
-
-
-def _field(row: dict[str, Any], named: str | None, usual: Sequence[str], what: str, path: Path, line: int) -> str:
-    found = next((name for name in ([named] if named else usual) if row.get(name) is not None), None)
-    if found is None:
-        raise UserError(
-            f"{path}, line {line}: no {named or ' or '.join(usual)}; name the field with {what}=FIELD "
-            f"(there are {', '.join(row) or 'none'})"
-        )
-    return found
-
-
-def _truth(row: dict[str, Any], named: str | None) -> bool | None:
-    value = next((row[name] for name in ([named] if named else RIGHT_FIELDS) if row.get(name) is not None), None)
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value >= GOOD_FROM if isinstance(value, int | float) else None
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Short names: the file's, or its folder's where several files have one name."""
-    for names in ([path.stem for path in paths], [path.parent.name for path in paths]):
-        if len(set(names)) == len(names) and all(names):
-            return names
-    if len(set(paths)) < len(paths):
-        raise UserError("strategy: a file is named twice")
-    return [str(path) for path in paths]
 
 
 def _shown(found: Share) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,9 +86,14 @@ def share(successes: int, n: int) -> Share:
 
 
 def frequencies(answers: Sequence[Answered]) -> dict[str, tuple[Share, Share]]:
-    """By strategy, and by `code` and `language`: its share of the answers, and its accuracy where that is known."""
+    """By strategy, and by `code` and `language`: its share of the answers, and its accuracy where that is known.
+
+    All of `STRATEGIES` where the answers have these, else the styles that occur.
+    """
     found: dict[str, tuple[Share, Share]] = {}
-    for name in (*STRATEGIES, "code", "language_or_mention"):
+    occurring = {answer.strategy for answer in answers}
+    listed = STRATEGIES if occurring <= set(STRATEGIES) else in_order(occurring - {"code"})
+    for name in (*listed, "code", "language_or_mention"):
         if name == "code":
             chosen = [answer for answer in answers if answer.side == "code"]
         elif name == "language_or_mention":
@@ -110,7 +115,7 @@ def transition_counts(changes: Sequence[Change]) -> dict[str, Counts]:
 
 
 def flows(changes: Sequence[Change]) -> dict[tuple[str, str], Counts]:
-    """The same for every pair of strategies that occurs, in the order of `STRATEGIES`."""
+    """The same for every pair of strategies that occurs, those that write code first."""
     names = {(change.before.strategy, change.after.strategy) for change in changes}
     found = {}
     for pair in sorted(names, key=lambda pair: (_place(pair[0]), _place(pair[1]), pair)):
@@ -209,5 +214,12 @@ def _right(answer: Answered) -> int:
     return int(bool(answer.right))
 
 
+def in_order(strategies: Iterable[str]) -> list[str]:
+    """Strategies or styles, each once: those of `STRATEGIES` as there, before them `code`, after them other styles."""
+    return sorted(set(strategies), key=lambda strategy: (_place(strategy), strategy))
+
+
 def _place(strategy: str) -> int:
-    return STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
+    if strategy in STRATEGIES:
+        return STRATEGIES.index(strategy)
+    return -1 if strategy == "code" else len(STRATEGIES)
