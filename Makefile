@@ -1,8 +1,9 @@
-# make demo    the whole experiment on an offline world, on a CPU, in minutes
-# make test    all tests
-# make check   format, lint, types, fast tests
-# make golden  write the golden trajectories anew (say why in the commit)
-# make clean   remove the environment and all runs
+# make demo       the whole experiment on an offline world, on a CPU, in minutes
+# make test       all tests
+# make check      format, lint, types, fast tests
+# make test-verl  the adapters in the real verl and OpenRLHF, in an environment of their own (2 GB)
+# make golden     write the golden trajectories anew (say why in the commit)
+# make clean      remove the environment and all runs
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -13,7 +14,7 @@ TEST_PROCESSES ?= 2
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check golden clean install
+.PHONY: demo test check golden clean install test-verl
 .DEFAULT_GOAL := demo
 
 install: $(VENV)/installed
@@ -39,8 +40,21 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
 
+# verl and OpenRLHF pin other libraries than ours; their callers run on a CPU.
+VERL := .venv-verl
+
+test-verl: install $(VERL)/installed
+	$(BIN)/pytest tests/test_verl.py tests/test_adapters_openrlhf.py
+
+$(VERL)/installed: constraints.txt
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VERL)/bin/pip install --quiet verl==0.9.1 scipy statsmodels
+	$(VERL)/bin/pip install --quiet --no-deps openrlhf==0.11.0
+	touch $@
+
 golden: install
 	$(BIN)/python -m tests.golden.write
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(VERL) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

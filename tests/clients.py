@@ -56,7 +56,20 @@ class Tally:
 @contextmanager
 def served(rung: Path, *settings: str, environment: dict[str, str] | None = None) -> Iterator[tuple[str, Any]]:
     """A server of its own process on a free port: (address, process)."""
-    command = [sys.executable, "-c", PROGRAM, str(rung), "port=0", *settings]
+    with _started([sys.executable, "-c", PROGRAM, str(rung), "port=0", *settings], environment) as found:
+        yield found
+
+
+@contextmanager
+def calibrated_server(rung: Path, *settings: str) -> Iterator[tuple[str, Any]]:
+    """The same by `rewardladder serve`, which finds the calibrator of the rung's run."""
+    program = "import sys; from curve.cli import main; sys.exit(main(sys.argv[1:]))"
+    with _started([sys.executable, "-c", program, "serve", str(rung), "port=0", *settings], None) as found:
+        yield found
+
+
+@contextmanager
+def _started(command: list[str], environment: dict[str, str] | None) -> Iterator[tuple[str, Any]]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(environment or {})}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
