@@ -13,6 +13,7 @@ from judge.answers import Question, verdict_of
 from judge.budget import dollars, preview
 from judge.config import JudgeTable
 from judge.endpoint import Endpoint, ask_all, ask_one
+from judge.original_prompt import is_published, render_original
 from judge.prompting import load_prompt, render, shown_texts
 from judge.replies import Failure
 from judge.store import ChatRequest, Reply, ReplyStore
@@ -38,6 +39,8 @@ class Asking:
     ) -> None:
         self.table, self.endpoint, self.judged_by, self.store = table, endpoint, judged_by, store
         self.announced = announced
+        if table.prompt == "original" and not is_published(load_prompt(table.prompt, table.prompt_file)):
+            say(f"judge: {table.prompt_file} is not the prompt that was published; results with it are of its own kind")
         self.with_schema = table.asks_for_json
         self.schema_is_settled = table.structured is not None or not self.with_schema or table.batch
 
@@ -73,7 +76,7 @@ class Asking:
         missing = [request for key, request in unique.items() if self._missing(key, request)]
         if not missing:
             return
-        spent = self.store.spent(endpoint.account)
+        spent = endpoint.spent(self.store)
         ahead = preview((r.body for r in missing), len(unique) - len(missing), endpoint.price, spent)
         say(ahead.line(table.model, table.max_cost))
         if table.max_cost is not None and (endpoint.price is None or ahead.least is None or ahead.spent is None):
@@ -81,7 +84,7 @@ class Asking:
                 f"judge: judge.max_cost needs a price, and that of {table.model} at {table.base_url} is not known; set "
                 "judge.price to dollars per million tokens, for example judge.price='{input: 2.5, output: 10}'"
             )
-        least, before = ahead.least or 0.0, ahead.spent or 0.0
+        least, before = ahead.least or 0.0, sum(ahead.spent or ())
         if table.max_cost is not None and least + before > table.max_cost:
             raise UserError(
                 f"judge: the prompts alone cost about {dollars(least)}, after {dollars(before)} spent before; "
@@ -121,7 +124,8 @@ def chat_request(
     repeat: int = 0,
 ) -> ChatRequest:
     """The request for one question; with a JSON schema as the table says, where `with_schema` does not."""
-    prompt = render(load_prompt(table.prompt, table.prompt_file), shown_texts(question))
+    template, texts = load_prompt(table.prompt, table.prompt_file), shown_texts(question)
+    prompt = render_original(template, *texts) if table.prompt == "original" else render(template, texts)
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],

@@ -21,7 +21,7 @@ from openai.types import Batch
 from configs.errors import UserError
 from configs.runfolder import locked
 from configs.terminal import progress_bar, say
-from judge.budget import counted
+from judge.budget import Tokens, counted
 from judge.endpoint import LOOPBACK, Endpoint, over_the_cap
 from judge.replies import Failure, PassingFailure, one_line, read_reply, without_key
 from judge.store import ChatRequest, Reply, ReplyStore
@@ -117,11 +117,9 @@ class _Batches:
 
     def _hand_in(self, part: dict[str, ChatRequest]) -> tuple[str, str]:
         costs = {key: self.endpoint.cost(request).tokens for key, request in part.items()}
-        price, cap = self.endpoint.price, self.endpoint.max_cost
-        if price is not None and cap is not None:
-            spent = self.store.spent(self.endpoint.account)
-            if price.of(sum(costs.values(), spent + self.store.batched_tokens())) > cap:
-                raise UserError(over_the_cap(price, cap, spent))
+        any_of_them = self.endpoint.cost(next(iter(part.values())))
+        if self.store.over_the_cap(any_of_them, sum(costs.values(), Tokens())):
+            raise UserError(over_the_cap(self.endpoint, self.store))
         nonce = secrets.token_hex(8)
         content = "".join(_line(key, request) for key, request in part.items()).encode()
         uploaded = self.client.files.create(file=(f"{nonce}.jsonl", content), purpose="batch")

@@ -88,6 +88,12 @@ def dollars(amount: float) -> str:
     return f"${amount:,.2f}" if amount >= 0.01 or amount == 0 else f"${amount:.2g}"
 
 
+def in_words(live: float, in_batches: float) -> str:
+    """What was spent, and how much of it in batches, where that is a part."""
+    total = dollars(live + in_batches)
+    return f"{total} ({dollars(in_batches)} in batches)" if live and in_batches else total
+
+
 @dataclass(frozen=True)
 class Preview:
     """What is about to be asked.
@@ -96,14 +102,14 @@ class Preview:
         n_requests: requests without a stored reply, equal ones counted once; `n_stored` have one.
         tokens: about the tokens of the prompts, and the most tokens of all replies.
         price: None where it is not known.
-        spent: dollars that earlier runs paid; None without a price.
+        spent: dollars that earlier runs paid, live and in batches; None without a price.
     """
 
     n_requests: int
     n_stored: int
     tokens: Tokens
     price: Price | None
-    spent: float | None
+    spent: tuple[float, float] | None
 
     @property
     def least(self) -> float | None:
@@ -119,16 +125,18 @@ class Preview:
         if self.price is None or self.least is None:
             return f"{what}; the price is not known (judge.price says it)"
         what += f"; about {dollars(self.least)} for the prompts, at most {dollars(self.price.of(self.tokens))} in all"
-        if self.spent:
-            what += f", after {dollars(self.spent)} spent before"
+        if self.spent is not None and any(self.spent):
+            what += f", after {in_words(*self.spent)} spent before"
         return what if max_cost is None else f"{what}; the cap is {dollars(max_cost)}"
 
 
-def preview(bodies: Iterable[dict[str, Any]], n_stored: int, price: Price | None, spent: Tokens) -> Preview:
+def preview(
+    bodies: Iterable[dict[str, Any]], n_stored: int, price: Price | None, spent: tuple[float, float] | None
+) -> Preview:
     """The preview of requests that have no stored reply."""
     estimates = [usual(body) for body in bodies]
     tokens = Tokens(sum(one.prompt for one in estimates), sum(one.reply for one in estimates))
-    return Preview(len(estimates), n_stored, tokens, price, None if price is None else price.of(spent))
+    return Preview(len(estimates), n_stored, tokens, price, spent)
 
 
 def _bytes(body: dict[str, Any]) -> int:

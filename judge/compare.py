@@ -20,11 +20,12 @@ from configs.keyed import keyed_rng
 from configs.loader import Table
 from configs.records import place_to_write, write_json
 from configs.terminal import interval, say, show_table
+from judge.equal_length import judged_of, resamples_of
 from judge.judged_cells import JudgedCell, read_judged_cells
 from judge.statistics import Estimate
 from judge.statistics.differences import Difference, all_differences
 from judge.statistics.ranking import Game, Ranking, rank
-from judge.statistics.style import FEATURES, LENGTH, Judged, StyleControl, style_controlled
+from judge.statistics.style import FEATURES, LENGTH, StyleControl, style_controlled
 
 FORMAT = 1
 DIGITS = 12
@@ -72,19 +73,8 @@ def run(paths: Sequence[str], table: CompareTable) -> None:
 
 def controlled_rate(cell: JudgedCell, rng: np.random.Generator, table: CompareTable) -> StyleControl:
     """The rate of a cell at equal length and style; pairs in which an answer is malformed are left out and counted."""
-    qualities = {outcome.pair_id: outcome.quality for outcome in cell.outcomes}
-    judged = [
-        Judged(
-            pair.prompt.prompt_id,
-            pair.a.answer or "",
-            pair.b.answer or "",
-            None if pair.a.answer is None or pair.b.answer is None else qualities.get(pair.pair_id),
-        )
-        for pair in cell.pairs()
-    ]
-    # Fits cost more than means; a tenth of the resamples moves a bound by less than the table shows.
-    resamples = max(100, table.resamples // 10)
-    return style_controlled(judged, rng, resamples, FEATURES if table.style else (LENGTH,))
+    judged = judged_of(cell.pairs(), cell.outcomes)
+    return style_controlled(judged, rng, resamples_of(table.resamples), FEATURES if table.style else (LENGTH,))
 
 
 def with_baseline(cells: Sequence[JudgedCell]) -> dict[str, Any]:
@@ -106,7 +96,7 @@ def ranked(cells: Sequence[JudgedCell], rng_of: Callable[[], np.random.Generator
         for outcome in cell.outcomes
         if outcome.win is not None and outcome.tie is not None and outcome.lose is not None
     ]
-    return rank(games, cells[0].baseline, rng_of(), max(100, resamples // 10)) if games else None
+    return rank(games, cells[0].baseline, rng_of(), resamples_of(resamples)) if games else None
 
 
 def record_of(

@@ -13,7 +13,8 @@ from configs.errors import UserError
 from configs.loader import Table
 
 JudgeKind = Literal["gold", "openai", "gold_endpoint", "rung", "people"]
-PromptName = Literal["pairwise", "paper", "graded"]
+PromptName = Literal["pairwise", "paper", "graded", "original"]
+JSON_PROMPTS = ("pairwise", "graded")
 Disagreement = Literal["tie", "pooled"]
 
 GOLD_MODEL = "gold"
@@ -41,7 +42,8 @@ class JudgeTable(Table):
         base_url: the endpoint of `openai`.
         api_key_env: name of the environment variable with the key; null for an endpoint that wants none.
         prompt: a file of `judge/prompts`, without `.txt`: `pairwise`, `graded` (five levels instead of three) or
-            `paper` (the paper's question and its three sentences). It decides how verdicts are read.
+            `paper` (the paper's question and its three sentences); or `original`, the paper's prompt word for word,
+            from the `prompt_file` that you bring (judge/original_prompt.py). It decides how verdicts are read.
         prompt_file: a text of your own in its place, with the same placeholders and the same form of verdict.
         structured: ask the endpoint for a JSON schema. null: where the prompt's verdict is JSON, and without one where
             the endpoint refuses; true: always; false: never. The verdict is read from the reply's text either way.
@@ -52,7 +54,8 @@ class JudgeTable(Table):
         concurrency: requests in flight at once.
         requests_per_minute: the endpoint's limit; null for none.
         tokens_per_minute: likewise, of prompts and the longest replies together; null for none.
-        max_cost: dollars that all runs of this experiment may spend on this model together; null for no cap.
+        max_cost: dollars that all runs of this experiment may spend on this model together, live and in batches; null
+            for no cap.
         price: what the endpoint takes, where `judge/prices.yaml` does not say.
         ask: false shows what would be asked and what it costs, and asks nothing.
         batch: hand the requests in through OpenAI's Batch API, at half the price and within a day; what is under way
@@ -117,8 +120,15 @@ class JudgeTable(Table):
             raise ValueError(f"base_url must begin with http:// or https://, found {url.scheme or 'no scheme'}")
         if url.username or url.password or url.query:
             raise ValueError("base_url must hold no key; put it into the environment and name it in api_key_env")
-        if self.structured and self.prompt == "paper":
-            raise ValueError("structured needs the prompt pairwise or graded; a verdict of the prompt paper is no JSON")
+        if self.structured and self.prompt not in JSON_PROMPTS:
+            raise ValueError(
+                f"structured needs the prompt pairwise or graded; a verdict of the prompt {self.prompt} is no JSON"
+            )
+        if self.prompt == "original" and (self.prompt_file is None or self.kind != "openai"):
+            raise ValueError(
+                "prompt original is the paper's own, which is not shipped, and it is for kind openai: say where your "
+                "copy is, for example judge.prompt_file=gpt_eval.py"
+            )
         if self.repeats > 1 and self.temperature == 0.0:
             raise ValueError("repeats differ only where the judge draws: set temperature above 0, or null")
         if self.batch and self.kind != "openai":
@@ -130,7 +140,7 @@ class JudgeTable(Table):
     @property
     def asks_for_json(self) -> bool:
         """Whether requests hold a JSON schema to begin with."""
-        return self.prompt != "paper" if self.structured is None else self.structured
+        return self.prompt in JSON_PROMPTS if self.structured is None else self.structured
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the results, for the stage's fingerprint.

@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,10 +21,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from configs.errors import UserError
 from configs.terminal import progress_bar
-from judge.budget import Price, Tokens, counted, dollars, most, usual
+from judge.budget import Price, Tokens, counted, dollars, in_words, most, usual
 from judge.rate_limit import Pace, retry_after_s, wait_s
 from judge.replies import Failure, LastingFailure, PassingFailure, one_line, read_reply, said_in_error, without_key
-from judge.store import ChatRequest, Claim, Cost, Reply, ReplyStore
+from judge.store import IN_BATCHES, ChatRequest, Claim, Cost, Reply, ReplyStore
 
 LONGEST_RETRY_AFTER_S = 900.0
 """An endpoint that asks for more is treated as failing; the next run asks again."""
@@ -55,15 +55,31 @@ class Endpoint:
     batch: bool = False
     poll_s: float = 30.0
     model: str = ""
+    other_price: Price | None = None
+    """Of the same model asked the other way, in batches or live; the cap is of both together."""
 
     @property
     def account(self) -> str:
         """Who is paid, as it stands in the store's ledger."""
-        return f"{self.model} at {self.base_url}" + (" in batches" if self.batch else "")
+        return f"{self.model} at {self.base_url}" + (IN_BATCHES if self.batch else "")
+
+    @property
+    def other(self) -> tuple[str, Price] | None:
+        """The account and price of the other way to ask; None where there is no price."""
+        account = replace(self, batch=not self.batch).account
+        return None if self.other_price is None else (account, self.other_price)
 
     def cost(self, request: ChatRequest) -> Cost:
         """The most that a request can cost here."""
-        return Cost(self.account, most(request.body), self.price, self.max_cost)
+        return Cost(self.account, most(request.body), self.price, self.max_cost, self.other)
+
+    def spent(self, store: ReplyStore) -> tuple[float, float] | None:
+        """Dollars paid in all runs, live and in batches; None where the price is not known."""
+        if self.price is None:
+            return None
+        here = self.price.of(store.spent(self.account))
+        there = self.other[1].of(store.spent(self.other[0])) if self.other else 0.0
+        return (there, here) if self.batch else (here, there)
 
 
 Named = tuple[str, ChatRequest]
@@ -194,7 +210,7 @@ class _Asking:
         """Reserve a request; near the cap, wait until what is in flight has shown what it costs."""
         while (claim := self.store.claim(key, cost)) == "over the cap":
             if self.store.reserved(cost.account) == Tokens() or cost.price is None or cost.cap is None:
-                raise UserError(over_the_cap(cost.price, cost.cap, self.store.spent(cost.account)))
+                raise UserError(over_the_cap(self.endpoint, self.store))
             await asyncio.sleep(POLL_S)
         return claim
 
@@ -236,10 +252,7 @@ class _Asking:
 
     def _stay_under_the_cap(self, cost: Cost) -> None:
         """A lost try leaves its reservation for the next one, which has to fit as well."""
-        if cost.price is None or cost.cap is None:
-            return
-        in_flight = self.store.reserved(cost.account)
-        if cost.price.of(self.store.spent(cost.account) + in_flight) > cost.cap:
+        if self.store.over_the_cap(cost, Tokens()):
             raise LastingFailure("a further try could cost more than judge.max_cost leaves", passing=True)
 
     def _stumbled(self) -> None:
@@ -254,9 +267,9 @@ class _Asking:
 
     def _show(self, bar: Any) -> None:
         """Move the bar; it shows the rate, the time left and what was spent."""
-        if self.endpoint.price is not None:
-            spent = self.store.spent(self.endpoint.account)
-            bar.set_postfix_str(f"{dollars(self.endpoint.price.of(spent))} spent", refresh=False)
+        spent = self.endpoint.spent(self.store)
+        if spent is not None:
+            bar.set_postfix_str(f"{dollars(sum(spent))} spent", refresh=False)
         bar.update()
 
     def _judged(self, status: int, content: bytes, headers: Mapping[str, str]) -> Exception:
@@ -293,11 +306,13 @@ class _Asking:
         return one_line(text, self.endpoint.api_key)
 
 
-def over_the_cap(price: Price | None, cap: float | None, spent: Tokens) -> str:
+def over_the_cap(endpoint: Endpoint, store: ReplyStore) -> str:
     """The sentence for a cap that leaves no room for a further request."""
-    paid = f"{dollars(price.of(spent))} are spent, and " if price is not None else ""
+    spent = endpoint.spent(store)
+    paid = f"{in_words(*spent)} are spent, and " if spent is not None else ""
     return (
-        f"judge: {paid}the next request could cost more than judge.max_cost ({dollars(cap or 0.0)}) leaves; the "
+        f"judge: {paid}the next request could cost more than judge.max_cost ({dollars(endpoint.max_cost or 0.0)}) "
+        "leaves; the "
         "replies so far are kept, raise the cap and run the same command again"
     )
 

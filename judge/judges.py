@@ -81,6 +81,7 @@ def model_over_http(court: Court) -> Iterator[Decide]:
             batch=table.batch,
             poll_s=table.poll_s,
             model=table.model,
+            other_price=price_of(table.model_copy(update={"batch": not table.batch})),
         )
         yield Asking(table, endpoint, table.base_url, store, announced=True).decide
 

@@ -18,6 +18,7 @@ from configs.errors import UserError
 from configs.records import sha256_of_record
 from judge.answers import Question
 from judge.config import PromptName
+from judge.original_prompt import original_prompt
 from tasks.records import Message
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -44,11 +45,14 @@ def load_prompt(name: PromptName, file: str | None = None) -> str:
     """
     path = PROMPTS / f"{name}.txt" if file is None else Path(file).expanduser()
     try:
-        template = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such prompt file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as a prompt in UTF-8 ({error})") from None
+    if name == "original":
+        return original_prompt(text, str(path))
+    template = text.strip()
     check_template(template, str(path))
     return template
 
@@ -133,15 +137,16 @@ def count_attempts(texts: Sequence[str | None]) -> int:
 def _readings(text: str) -> list[str]:
     """A text without its disguises: compatibility forms, invisible characters, accents, letters that look alike.
 
-    Characters of the block of tags are invisible copies of ASCII; where there are any, what they spell is a reading of
-    its own. Where the direction of writing is overridden, so is the text backwards.
+    Characters of the block of tags are invisible copies of ASCII, and the 256 variation selectors can carry bytes;
+    where there are any, what they spell is a reading of its own. Where the direction of writing is overridden, so is
+    the text backwards.
     """
     folded = unicodedata.normalize("NFKD", text)
     visible = "".join(c for c in folded if unicodedata.category(c) not in ("Cf", "Mn", "Me")).translate(LOOKALIKES)
     readings = [visible]
     tags = "".join(chr(ord(c) - TAGS.start) for c in text if ord(c) in TAGS)
-    if tags:
-        readings.append(tags)
+    selected = bytes(SELECTORS.index(c) for c in text if c in SELECTORS).decode("utf-8", "replace")
+    readings += [hidden for hidden in (tags, selected) if hidden]
     if any(c in text for c in OVERRIDES):
         readings.append(visible[::-1])
     return readings
@@ -162,13 +167,19 @@ def _encodable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-LOOKALIKES = str.maketrans("аеорсухіѕԁјһαορν", "aeopcyxisdjhaopv")
-"""Cyrillic and Greek letters in the place of Latin ones."""
+BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and signs that show nothing."""
+LOOKALIKES = str.maketrans(
+    "аеорсухіѕԁјһαορνᴀʙᴄᴅᴇғɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ" + BLANKS,
+    "aeopcyxisdjhaopvabcdefghijklmnoprstuvwyz" + " " * len(BLANKS),
+)
+"""Cyrillic and Greek letters and small capitals in the place of Latin letters, and blanks in that of a space."""
+SELECTORS = "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 TAGS = range(0xE0000, 0xE0080)
 OVERRIDES = ("\u202e", "\u2067", "\u202b")
 ATTEMPTS = {
     "verdict": re.compile(
-        r"#\s?[12] is better|[\\\"'<]*verdict[\\\"'>]*\s*[:=>]|\[\[[ABC12][<>=]*[ABC12]?\]\]|"
+        r"#\s?[12]\s+is\s+better|[\\\"'<]*verdict[\\\"'>]*\s*[:=>]|\[\[[ABC12][<>=]*[ABC12]?\]\]|"
         r"\b(response|answer|assistant) (1|2|a|b|one|two) (is|was) (clearly |much )?(better|best|the winner)|"
         r"\b(first|second) (response|answer|assistant) (is (clearly |much )?(better|best)|wins)|"
         r"\bwinner\s*[:=]",

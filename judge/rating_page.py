@@ -1,6 +1,7 @@
 """A page on this machine where one person rates pairs blind: `rewardladder rate FOLDER rater=NAME`.
 
-It listens on 127.0.0.1 only, loads nothing from anywhere, and shows texts as texts. Each rater meets the pairs in an
+It listens on 127.0.0.1 only, loads nothing from anywhere, and shows texts as texts, with characters that hide or turn
+text by their numbers. Each rater meets the pairs in an
 order of their own and each pair's answers on sides of their own, so that a preference for the left is nobody's gain.
 Every rating is on disk before the next pair is shown.
 """
@@ -28,11 +29,16 @@ from configs.loader import Table
 from configs.records import write_bytes
 from configs.terminal import say
 from judge.people import SHEET_FILE, BlindPair, Rating, read_ratings, read_sheet
+from judge.report import plain
 
 HERE = ("127.0.0.1", "localhost")
 COLUMNS = ("pair", "rating", "rater", "left")
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
@@ -110,7 +116,9 @@ class Desk:
 def application(desk: Desk) -> Starlette:
     """The page: `GET /` shows the next pair, or `?pair=CODE`; `POST /rate` keeps a rating and goes on."""
     folder = Path(__file__).parent
-    template = Environment(loader=FileSystemLoader(folder), autoescape=True).get_template("rating.html.jinja")
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True)
+    environment.filters["plain"] = plain
+    template = environment.get_template("rating.html.jinja")
     token = secrets.token_urlsafe(16)  # a page of another origin cannot read it, and so cannot rate
 
     async def show(request: Request) -> Response:
@@ -131,7 +139,7 @@ def application(desk: Desk) -> Starlette:
             rater=desk.rater,
             token=token,
         )
-        return HTMLResponse(html, headers=HEADERS)
+        return HTMLResponse(html.encode("utf-8", "replace"), headers=HEADERS)
 
     async def rate(request: Request) -> Response:
         fields = parse_qs((await request.body()).decode("utf-8", "replace"))

@@ -10,6 +10,7 @@ are shown by their numbers, and the page forbids itself to load or run anything.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from configs.records import place_to_write, write_bytes
 from configs.terminal import say
 from judge.judged_cells import JudgedCell, read_judged_cell
 from judge.labelled_pairs import LabelledPair
-from judge.prompting import attempts
+from judge.prompting import BLANKS, SELECTORS, attempts
 from judge.statistics import order_effects
 from judge.statistics.agreement import label_of
 from judge.verdicts import ORDERS, Outcome, Verdict, Winner, combine
@@ -38,6 +39,10 @@ HIDING = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 """Unicode categories of characters that show nothing or change how others are shown."""
 KEPT = "\n\r\t\u200c\u200d"
 """Those of them that texts, scripts and emoji need."""
+MOST_MARKS = 8
+"""So many accents on one letter are shown; no script needs more, and a tower of them covers what stands around it."""
+STACKED = re.compile(rf"(?<=[{SELECTORS}])[{SELECTORS}]+")
+"""Variation selectors after the first, which changes how a character looks; the others carry what nobody sees."""
 
 
 class ReportTable(Table):
@@ -196,10 +201,22 @@ def sections_of(pairs: Sequence[PagePair], n: int) -> list[Section]:
 
 
 def plain(text: str | None) -> str:
-    """A text as it is, with what would hide or reorder it shown by its number, as in ⟨U+202E⟩."""
+    """A text as it is, with what would hide, reorder or bury it shown by its number, as in ⟨U+202E⟩."""
     found = text or ""
-    hidden = {c for c in set(found) if c not in KEPT and unicodedata.category(c) in HIDING}
-    return found.translate({ord(c): f"⟨U+{ord(c):04X}⟩" for c in hidden})
+    kinds = {c: unicodedata.category(c) for c in set(found)}
+    marks = "".join(re.escape(c) for c, kind in kinds.items() if kind in ("Mn", "Me"))
+    hidden = {c for c, kind in kinds.items() if c not in KEPT and (kind in HIDING or c in BLANKS)}
+    if marks:
+        found = re.sub(rf"(?<=[{marks}]{{{MOST_MARKS}}})[{marks}]", _numbered, STACKED.sub(_numbered, found))
+    return found.translate({ord(c): _number(c) for c in hidden})
+
+
+def _numbered(match: re.Match[str]) -> str:
+    return "".join(map(_number, match[0]))
+
+
+def _number(character: str) -> str:
+    return f"⟨U+{ord(character):04X}⟩"
 
 
 def _section(title: str, what: str, pairs: Iterable[PagePair], n: int) -> Section:

@@ -23,6 +23,8 @@ from configs.runfolder import Stage, is_finished, open_finished, run_stage
 from configs.terminal import interval, say, show_table
 from judge.answers import Pair, Question, pair_answers, settle
 from judge.config import GOLD_MODEL, JudgeTable
+from judge.equal_length import equal_length_record
+from judge.evaluate import evaluate_judged, show_judged
 from judge.judges import Court, Decide, open_judge, verdict_of
 from judge.prompting import count_attempts, load_prompt
 from judge.statistics import Estimate, cluster_bootstrap, compare, order_effects
@@ -45,11 +47,14 @@ class Sitting:
         experiment: the experiment.
         cells: what will be judged. An endpoint that costs is asked about all of them together, so that the preview is
             of all of them, and a batch holds them all.
+        store: the folder of what was asked before; the judge's room where it is not given. Experiments that share it
+            ask nothing twice, and a cap on money is of all of them.
     """
 
-    def __init__(self, experiment: Experiment, cells: Sequence[str] = ()) -> None:
+    def __init__(self, experiment: Experiment, cells: Sequence[str] = (), store: Path | None = None) -> None:
         self.experiment = experiment
         self.cells = cells
+        self.store = store or experiment.folder / ROOM
         self.table = experiment.table("judge", JudgeTable)
         self._stack = ExitStack()
         self._decide: Decide | None = None
@@ -64,7 +69,7 @@ class Sitting:
                 say(warning)
             court = Court(
                 self.table,
-                self.experiment.folder / ROOM,
+                self.store,
                 read_prompts(self.experiment.folder / "tasks", "eval"),
                 partial(_load_task, self.experiment),
                 self.experiment.tables["tasks"],
@@ -120,6 +125,7 @@ def judge_cell(experiment: Experiment, cell: str, sitting: Sitting | None = None
     def work(inside: Path) -> dict[str, Any]:
         prompts = read_prompts(folders["tasks"], "eval")
         pairs = pair_answers(folders["cell"], folders["baseline"], prompts)
+        evaluate_judged(inside, folders, experiment.tables["tasks"].get("task"), experiment.seed, table.resamples)
         return write_judgement(inside, cell, table, experiment.seed, pairs, sitting.decide)
 
     return run_stage(stage, work)
@@ -194,6 +200,7 @@ def summarise(
     gold, gold_baseline, gold_gain, length, length_baseline = cluster_bootstrap(
         columns, clusters, keyed_rng(seed, "judge bootstrap"), table.resamples
     )
+    length_record = equal_length_record(pairs, outcomes, keyed_rng(seed, "judge bootstrap"), table.resamples)
     usage: Counter[str] = Counter()
     for verdict in {verdict.request: verdict for verdict in verdicts if verdict.request}.values():
         usage.update(verdict.usage or {})
@@ -208,6 +215,7 @@ def summarise(
         "n_pairs": comparison.n_pairs,
         "n_missing": comparison.n_missing,
         **_flat("net_win", comparison.net_win),
+        "equal_length": _rounded_all(length_record),
         **_flat("win", comparison.win),
         **_flat("tie", comparison.tie),
         **_flat("lose", comparison.lose),
@@ -273,6 +281,7 @@ def show(experiment: Experiment) -> None:
     ]
     table = experiment.table("judge", JudgeTable)
     show_summaries(f"judge: {table.kind} against {table.baseline}  ({folder})", summaries)
+    show_judged([folder / summary["cell"] for summary in summaries])
 
 
 def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
@@ -281,6 +290,7 @@ def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
         (
             summary["cell"],
             interval(summary["quality"], summary["quality_lo"], summary["quality_hi"]),
+            _at_equal_length(summary),
             "/".join("–" if summary[rate] is None else f"{summary[rate]:.2f}" for rate in ("win", "tie", "lose")),
             summary["gold_mean"],
             summary["consistency"],
@@ -293,6 +303,7 @@ def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
     columns = (
         "cell",
         "win rate, ties half",
+        "at equal length",
         "win / tie / lose",
         "gold",
         "consistent",
@@ -301,6 +312,11 @@ def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
         "missing",
     )
     show_table(title, columns, rows)
+
+
+def _at_equal_length(summary: dict[str, Any]) -> str:
+    found = summary.get("equal_length")  # which judgements of earlier versions lack
+    return interval(found["quality"], found["quality_lo"], found["quality_hi"]) if found else "–"
 
 
 def _load_task(experiment: Experiment) -> Task:
@@ -320,6 +336,10 @@ def _flat(name: str, estimate: Estimate) -> dict[str, float | None]:
 
 def _share(flags: Sequence[bool]) -> float | None:
     return _rounded(sum(flags) / len(flags)) if flags else None
+
+
+def _rounded_all(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: _rounded(value) if isinstance(value, float) else value for name, value in record.items()}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -45,6 +45,8 @@ SCHEMA = (
 )
 LOST = " (lost)"
 """Ending of the account of what may have been paid for without a reply that could be kept."""
+IN_BATCHES = " in batches"
+"""Ending of the account of what is asked through a Batch API, which has a price of its own."""
 Claim = Literal["mine", "elsewhere", "over the cap"]
 
 
@@ -94,12 +96,14 @@ class Cost:
         account: who is paid: endpoint and model.
         tokens: the most it can count for.
         price, cap: dollars; without both there is no cap.
+        other: account and price of the other way to ask, live or in batches, under the same cap.
     """
 
     account: str
     tokens: Tokens
     price: Price | None = None
     cap: float | None = None
+    other: tuple[str, Price] | None = None
 
 
 FREE = Cost("", Tokens())
@@ -150,8 +154,7 @@ class ReplyStore:
     def claim(self, key: str, cost: Cost = FREE) -> Claim:
         """Reserve a request and its cost for this process; `elsewhere` while another one that is alive is asking it.
 
-        Two processes that judge the same pairs at once would otherwise pay for each of them twice, and two requests
-        near the cap would each find room that is there only once.
+        Two processes would otherwise pay for each pair twice, and near the cap each find room that is there once.
         """
         self._live()
         values = (key, self.owner, cost.account, cost.tokens.prompt, cost.tokens.reply)
@@ -166,10 +169,8 @@ class ReplyStore:
                 return "elsewhere"
             if row is not None:
                 self._bury(row[0])
-            if cost.price is not None and cost.cap is not None:
-                in_flight = self.reserved(cost.account)  # first, for it moves what the dead had in flight to the ledger
-                if cost.price.of(self.spent(cost.account) + in_flight + cost.tokens) > cost.cap:
-                    return "over the cap"
+            if self.over_the_cap(cost, cost.tokens):
+                return "over the cap"
             self._execute(insert, values)
         return "mine"
 
@@ -184,6 +185,17 @@ class ReplyStore:
         """Count a request as paid for although its reply cannot be kept; the reservation stands for the next try."""
         with self._transaction():
             self._count_lost("key = ? AND owner = ?", (key, self.owner))
+
+    def over_the_cap(self, cost: Cost, further: Tokens) -> bool:
+        """Whether `further` tokens could pass the cap after all that is paid for, in flight and handed in."""
+        accounts = [(cost.account, cost.price), cost.other or ("", None)]
+        dollars = 0.0
+        for account, price in accounts:
+            ahead = self.reserved(account)  # first, for it moves what the dead had in flight to the ledger
+            if account.endswith(IN_BATCHES):
+                ahead += self.batched_tokens()
+            dollars += price.of(self.spent(account) + ahead) if price else 0.0
+        return bool(cost.price and cost.cap is not None and dollars + cost.price.of(further) > cost.cap)
 
     def spent(self, account: str, lost: bool = True) -> Tokens:
         """Tokens paid for in all runs; `lost` ones, which may have been, are counted at the most they can be."""

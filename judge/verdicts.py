@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 from judge.config import Disagreement, PromptName
+from judge.original_prompt import LAST_CHARACTERS
 
 Order = Literal["AB", "BA"]
 """Which answer was shown first: the cell's (`a`) or the baseline's (`b`)."""
@@ -192,7 +193,10 @@ _BARE: dict[Said, Shown] = {
     "second": "second",
     "second much better": "second",
 }
-_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: pairs)
+_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: pairs, strict=False)
+"""Takes raw line breaks inside of strings, as judges write them."""
+_BROKEN = re.compile(r"[\"']verdict[\"']\s*:|[\"']\s*\}")
+"""A key or an end that belongs to no object that can be read."""
 _OBJECT = re.compile(r"\{\s*[\"}]")
 PATIENCE, STRIDE = 2000, 500
 """So many texts too deep to be read are tried at each brace, and then at every 500th; Python reads 1,000 deep."""
@@ -204,6 +208,7 @@ _PAPER_LINE = re.compile(
     r"^[^\w#\n]*(?:(?:final\s+)?verdict[^\w#\n]*)?(?:#\s?([12]) is better|((?:it is a |it's a )?tie))[^\w\n]*$",
     re.I | re.M,
 )
+_ORIGINAL_END = re.compile(r"#([12]) is better\b|\btie\b", re.I)
 _REFUSAL = re.compile(r"\s*(i['’]?m sorry|i am sorry|sorry,|i can(no|['’])t|i (am|['’]m) (not able|unable))", re.I)
 
 
@@ -215,7 +220,9 @@ def _last_offered(text: str, prompt: PromptName) -> Said | None:
 def _json_offers(text: str, words: dict[str, Said]) -> list[Offer]:
     """Offers in JSON objects with a key `verdict`, and in lines `Verdict: first` outside of them.
 
-    An object inside a string of another (a judge that quotes a response) is part of that string and offers nothing.
+    An object inside a string of another (a judge that quotes a response) is part of that string and offers nothing. A
+    key `verdict`, or the end of an object, outside of every object that can be read is an offer of none: of an object
+    that a quotation broke, nobody can tell which verdict is the judge's own.
     """
     offers: list[Offer] = []
     outside: list[str] = []
@@ -242,6 +249,7 @@ def _json_offers(text: str, words: dict[str, Said]) -> list[Offer]:
         outside += [text[end_of_last:start], " " * (end - start)]
         end_of_last = end
     rest = "".join([*outside, text[end_of_last:]])
+    offers += [(match.start(), None) for match in _BROKEN.finditer(rest)]
     return offers + [(match.start(), _word(match[1], words)) for match in _VERDICT_LINE.finditer(rest)]
 
 
@@ -249,6 +257,12 @@ def _paper_offers(text: str) -> list[Offer]:
     """Offers in lines that hold `#1 is better`, `#2 is better` or `It is a tie` and nothing else but punctuation."""
     by_number: dict[str | None, Said] = {"1": "first", "2": "second", None: "tie"}
     return [(match.start(), by_number[match[1]]) for match in _PAPER_LINE.finditer(text)]
+
+
+def _original_offers(text: str) -> list[Offer]:
+    """Offers in the last 30 characters, where the paper's script looks; `tie` is a word, so `entities` offers none."""
+    by_number: dict[str | None, Said] = {"1": "first", "2": "second", None: "tie"}
+    return [(match.start(), by_number[match[1]]) for match in _ORIGINAL_END.finditer(text.rstrip()[-LAST_CHARACTERS:])]
 
 
 def _word(value: Any, words: dict[str, Said]) -> Said | None:
@@ -267,4 +281,5 @@ GRAMMARS: dict[PromptName, Grammar] = {
     "pairwise": Grammar(partial(_json_offers, words=_THREE), _write_json),
     "paper": Grammar(_paper_offers, _write_paper),
     "graded": Grammar(partial(_json_offers, words=_FIVE), _write_json),
+    "original": Grammar(_original_offers, _write_paper),
 }

@@ -16,7 +16,7 @@ from configs.errors import UserError
 from judge import batch_api
 from judge.budget import Price
 from judge.endpoint import Endpoint, ask_all
-from judge.local_endpoint import completion, serving
+from judge.local_endpoint import Answer, Call, completion, serving
 from judge.replies import Failure
 from judge.store import ChatRequest, Reply, ReplyStore
 from tests.batch_endpoint import BatchEndpoint
@@ -159,3 +159,26 @@ def test_portions_hold_what_a_batch_can_hold(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(batch_api, "MOST_BYTES", 700)
     portions = list(batch_api.parts(by_key))
     assert sum(len(part) for part in portions) == 20 and all(1 <= len(part) <= 3 for part in portions)
+
+
+def test_live_requests_and_batches_have_one_cap_and_each_its_price(tmp_path: Path) -> None:
+    """Four requests in a batch cost half of what four live ones cost; the cap is of both together."""
+    fake = BatchEndpoint()
+
+    def either(call: Call) -> Answer | None:
+        return Answer(completion("x")) if call.path.endswith("/chat/completions") else fake(call)
+
+    with serving(either) as url, ReplyStore(tmp_path / "s.sqlite") as store:
+        batches = replace(reaching(url), price=Price(500.0, 500.0), other_price=Price(1000.0, 1000.0), max_cost=100.0)
+        ask_all(REQUESTS[:4], batches, store)
+        paid = batches.spent(store)
+        assert paid is not None and paid[0] == 0.0 and paid[1] == pytest.approx(4 * 0.16)
+        live = replace(batches, batch=False, price=batches.other_price, other_price=batches.price, concurrency=1)
+        assert live.spent(store) == paid
+        with pytest.raises(UserError, match=r"\$0\.64 are spent, and the next request could cost more"):
+            ask_all(REQUESTS[4:5], replace(live, max_cost=0.64 + 0.01), store)
+        ask_all(REQUESTS[4:5], live, store)
+        again = live.spent(store)
+        assert again is not None and again[1] == paid[1] and again[0] > 0 and batches.spent(store) == again
+        with pytest.raises(UserError, match=r"\(\$0\.64 in batches\) are spent, and the next request"):
+            ask_all(REQUESTS[5:9], replace(batches, max_cost=sum(again) + 0.01), store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json
 from judge.answers import Answer, Pair, Question
-from judge.asking import read_outcome
+from judge.asking import Asking, read_outcome
 from judge.config import JudgeTable
+from judge.endpoint import Endpoint
 from judge.judges import Court, open_judge
 from judge.local_endpoint import Answer as Sent
 from judge.local_endpoint import Call, completion, serving
+from judge.original_prompt import is_published, render_original
 from judge.people import SHEET_FILE
 from judge.prompting import load_prompt, read_rendered, render
 from judge.replies import Failure
 from judge.stage import Sitting, judge_cell, run
-from judge.store import ChatRequest, Reply
+from judge.store import ChatRequest, Reply, ReplyStore
 from judge.verdicts import Verdict, combine, majority, read_strength, read_verdict
 from tasks.records import Prompt
 from tests.test_judge_stage import answers, experiment, rows_of, write_cell  # noqa: F401 - a fixture
@@ -220,3 +223,62 @@ def test_a_rendered_question_reads_back_under_every_prompt() -> None:
     for name in ("pairwise", "graded", "paper"):
         texts = shown_texts(questions(1)[0])
         assert read_rendered(render(load_prompt(name), texts)) == texts  # type: ignore[arg-type]
+
+
+SCRIPT = '''import asyncio
+prompt = """Chat: {chat}
+One: {res1}
+Two: {res2}
+"""
+
+base_url =
+'''
+
+
+def test_the_papers_own_prompt_is_read_from_a_copy_and_asked_as_its_script_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script is no Python that could be run: after `base_url =` there is nothing."""
+    (tmp_path / "gpt_eval.py").write_text(SCRIPT)
+    (tmp_path / "prompt.txt").write_text("{res2} {res1} {chat}")
+    (tmp_path / "half.txt").write_text("{res2} {res1}")
+    asked: list[str] = []
+
+    def script(call: Call) -> Sent:
+        asked.append(json.loads(call.body)["messages"][0]["content"])
+        return Sent(completion("The second is thin. Therefore, **#1 is better**."))
+
+    with serving(script) as url, ReplyStore(tmp_path / "s.sqlite") as store:
+        table = JudgeTable(kind="openai", prompt="original", prompt_file=str(tmp_path / "gpt_eval.py"))
+        verdicts = Asking(table, Endpoint(url, "k", model="m"), "s", store, False).decide(questions(1), "t")
+    assert "gpt_eval.py is not the prompt that was published" in capsys.readouterr().out
+    shown = questions(1)[0]
+    turn = shown.pair.prompt.messages[0]
+    chat = f"[{{'role': 'user', 'content': {turn['content']!r}}}]"
+    assert sorted(asked) == sorted(
+        f"Chat: {chat}\nOne: {one}\nTwo: {two}\n"
+        for one, two in ((shown.pair.a.answer, shown.pair.b.answer), (shown.pair.b.answer, shown.pair.a.answer))
+    )
+    assert [(v.status, v.winner) for v in verdicts] == [("ok", "a"), ("ok", "b")]
+    assert not is_published("{chat}{res1}{res2}")
+    assert load_prompt("original", str(tmp_path / "prompt.txt")) == "{res2} {res1} {chat}"
+    with pytest.raises(UserError, match=r"\{chat\} must stand in the paper's prompt exactly once, found 0 times"):
+        load_prompt("original", str(tmp_path / "half.txt"))
+    with pytest.raises(ValueError, match=r"prompt original is the paper's own, which is not shipped"):
+        JudgeTable(kind="openai", prompt="original")
+    assert render_original("{chat}|{res1}|{res2}", [], "{res2}", "{chat}") == "[]|{res2}|{chat}", "in one pass"
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Both help, but #2 is better.", "second"),
+        ("Overall, I would call it a TIE.", "tie"),
+        ("Not a tie: #1 is better", "first"),
+        ("#1 is better. That is because it covers much more of what was asked.", None),
+        ("It names more of the entities", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_of_the_papers_own_prompt_stands_at_the_end(reply: str, verdict: str | None) -> None:
+    assert read_verdict(reply, "original") == verdict

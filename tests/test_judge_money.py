@@ -54,12 +54,14 @@ def test_estimates_are_bounds_of_what_an_endpoint_counts() -> None:
 
 def test_the_preview_says_requests_tokens_and_money() -> None:
     bodies = [request(i).body for i in range(10)]
-    line = preview(bodies, 5, Price(100.0, 1000.0), Tokens(10_000, 0)).line("m", 2.0)
+    line = preview(bodies, 5, Price(100.0, 1000.0), (1.0, 0.0)).line("m", 2.0)
     assert line == (
         "judge: 10 requests to m (5 replies are stored), about 170 tokens of prompts and at most 500 of replies; "
         "about $0.02 for the prompts, at most $0.52 in all, after $1.00 spent before; the cap is $2.00"
     )
-    assert preview(bodies, 0, None, Tokens()).line("m", None).endswith("the price is not known (judge.price says it)")
+    assert preview(bodies, 0, None, None).line("m", None).endswith("the price is not known (judge.price says it)")
+    both = preview(bodies, 0, Price(1.0, 1.0), (0.6, 0.4)).line("m", None)
+    assert both.endswith("after $1.00 ($0.40 in batches) spent before")
     assert [dollars(x) for x in (0, 0.004321, 0.5, 1234.5)] == ["$0.00", "$0.0043", "$0.50", "$1,234.50"]
 
 

@@ -100,7 +100,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     assert found.tags <= allowed | {"dd", "nav", "a", "section", "article", "pre"}
     assert found.attributes <= {
         *("lang", "charset", "http-equiv", "content", "name", "class", "href", "id"),
-        *("aria-label", "aria-labelledby", "dir", "tabindex"),
+        *("aria-label", "aria-labelledby", "dir", "role", "tabindex"),
     }
     assert "default-src 'none'" in page and "http://" not in page and "https://" not in page
     texts = [text.replace("\r", "") for text in found.inside]
@@ -112,6 +112,10 @@ def test_characters_that_hide_or_turn_text_are_shown_by_their_numbers() -> None:
     assert plain("a\u202eb\u200bc\x00d\ud800") == "a⟨U+202E⟩b⟨U+200B⟩c⟨U+0000⟩d⟨U+D800⟩"
     assert plain("line\n\ttab, é 中 👩\u200d👩\u200d👧 «»") == "line\n\ttab, é 中 👩\u200d👩\u200d👧 «»"
     assert plain(None) == ""
+    assert plain("no\u3164thing\u2800") == "no⟨U+3164⟩thing⟨U+2800⟩"
+    assert plain("❤\ufe0f 葛\U000e0100") == "❤\ufe0f 葛\U000e0100"
+    assert plain("x\ufe01\U000e0142\ufe02") == "x\ufe01⟨U+E0142⟩⟨U+FE02⟩"
+    assert plain("e" + "\u0301" * 10) == "e" + "\u0301" * 8 + "⟨U+0301⟩" * 2
 
 
 def test_pairs_stand_where_they_belong() -> None:

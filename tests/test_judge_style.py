@@ -9,8 +9,12 @@ from sklearn.linear_model import LogisticRegression
 
 from configs.errors import UserError
 from configs.keyed import keyed_rng
+from configs.loader import Experiment
+from configs.records import read_json
+from judge.stage import judge_cell
 from judge.statistics.ranking import Game, davidson, rank
 from judge.statistics.style import FEATURES, RIDGE, Judged, features_of, fractional_logit, style_controlled
+from tests.test_judge_stage import experiment  # noqa: F401 - a fixture
 
 N_PROMPTS = 600
 
@@ -181,3 +185,14 @@ def test_policies_that_no_chain_joins_are_refused() -> None:
         rank([*games_of("a", "b", 3, 0, 2), *games_of("c", "d", 3, 0, 2)], "a", keyed_rng(0, "t"), 100)
     with pytest.raises(UserError, match="'x' was not compared with anything; there are a, b"):
         rank(games_of("a", "b", 3, 0, 2), "x", keyed_rng(0, "t"), 100)
+
+
+def test_a_judgement_says_the_rate_at_equal_length(experiment: Experiment) -> None:  # noqa: F811
+    for cell in ("better", "untrained"):
+        judge_cell(experiment, cell)
+    summary = read_json(experiment.folder / "judge" / "better" / "summary.json")
+    found = summary["equal_length"]
+    assert 0 < found["quality_lo"] <= found["quality"] <= found["quality_hi"] < 1
+    assert found["n_pairs"] + found["n_left_out"] == summary["n_pairs"] + summary["n_missing"]
+    same = read_json(experiment.folder / "judge" / "untrained" / "summary.json")["equal_length"]
+    assert (same["raw"], same["quality"], same["share_longer"]) == (0.5, pytest.approx(0.5), 0.0)
