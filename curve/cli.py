@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from configs.command import add_experiment_arguments, follow_parent, guarded
-from configs.errors import UserError
 from configs.loader import Experiment, load_experiment
 from curve.tools import TOOLS, run_tool, tool_of
 
@@ -58,53 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_ladder(experiment: Experiment) -> None:
-    """Validate all that a calibrated ladder is made from, before the first stage starts.
+    """Validate all that a calibrated ladder is made from, before the first stage starts."""
+    from curve.sweep_check import check_ladder as check
 
-    The task comes last, because it alone needs torch: other mistakes are refused within a second.
-    """
-    from calibration.config import CalibrationTable
-    from rm.config import RMTable
-
-    experiment.table("rm", RMTable)
-    experiment.table("calibration", CalibrationTable).phrase_set()
-    from tasks.table import task_table
-
-    task_table(experiment)
+    check(experiment)
 
 
 def check_sweep(experiment: Experiment) -> list[Cell]:
-    """Validate every room's table before the first stage starts, and return the cells of the sweep."""
-    from calibration.config import CalibrationTable
-    from calibration.phrase_set import load_phrase_set
-    from curve.cells import expand
-    from judge.config import JudgeTable
-    from policy.config import PolicyTable
-    from rm.config import RMTable
+    """Validate every room's table, of every variant, before the first stage starts; the cells of the sweep."""
+    from curve.sweep_check import check_sweep as check
 
-    judge = experiment.table("judge", JudgeTable)
-    experiment.table("policy", PolicyTable)
-    cells = expand(experiment)
-    names = [cell.name for cell in cells]
-    if judge.baseline not in names:
-        raise UserError(
-            f"{experiment.source}: judge.baseline {judge.baseline!r} is no cell of the sweep; "
-            f"there are {', '.join(names)}"
-        )
-    if judge.kind == "openai":
-        judge.api_key()
-    rungs = [str(target) for target in experiment.table("rm", RMTable).ladder]
-    for cell in cells:
-        missing = next((rung for rung in cell.table.rungs if rung not in rungs), None)
-        if missing is not None:
-            raise UserError(
-                f"{experiment.source}: curve.sweep has rung {missing}, and rm.ladder has {', '.join(rungs)}; "
-                "add it there or choose one of these"
-            )
-    own = experiment.table("calibration", CalibrationTable)
-    for phrases in (own.phrases, own.control_phrases):
-        load_phrase_set(phrases)
-    check_ladder(experiment)
-    return cells
+    return check(experiment)
 
 
 def run_tasks(experiment: Experiment) -> None:
@@ -162,6 +125,8 @@ def run_curve(experiment: Experiment) -> None:
 def run_all(experiment: Experiment) -> None:
     """Every stage, each with its table."""
     cells = check_sweep(experiment)
+    if cells[0].variant is not None:  # variants are prepared side by side by the curve
+        return run_curve(experiment)
     import rm.stage
 
     run_tasks(experiment)
@@ -169,7 +134,7 @@ def run_all(experiment: Experiment) -> None:
         rm.stage.run(experiment)
         rm.stage.show(experiment)
         run_calibrate(experiment)
-    run_curve(experiment)
+    return run_curve(experiment)
 
 
 def run_status(experiment: Experiment) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,9 @@ MARGIN = 0.05
 Z = 1.959963984540054
 Over = Literal["RM seeds", "policy seeds", "prompts"]
 Outcomes = Mapping[str, Mapping[str, float]]
-"""Cell -> prompt -> quality, 0..1."""
+"""Cell -> prompt -> quality (or gold, where gold is compared), 0..1."""
+BY_PROMPT = ("quality", "gold_mean")
+"""Columns that are means over the eval prompts."""
 Seeds = tuple[int | None, int | None]
 """Seed of the reward model and of the policy; None where there is none."""
 
@@ -131,15 +133,15 @@ def difference(
 
     Args:
         first, second: cells of one reward (and rung) each.
-        outcomes: paired prompts where both cells of every couple have them; may be empty.
-        column: of the points; outcomes are used for `quality` only.
+        outcomes: of that column by prompt; paired where both cells of every couple have them; may be empty.
+        column: of the points; outcomes are used for those of `BY_PROMPT` only.
     """
     couples = [(a, b) for a, b in couples_of(first, second) if a[column] is not None and b[column] is not None]
     if not couples:
         return None
     seeds: list[Seeds] = [(a["rm_seed"] if a["rm_seed"] is not None else b["rm_seed"], a["seed"]) for a, b in couples]
     values = np.array([a[column] - b[column] for a, b in couples])
-    tables = [_paired(a, b, outcomes) for a, b in couples] if column == "quality" else [None]
+    tables = [_paired(a, b, outcomes) for a, b in couples] if column in BY_PROMPT else [None]
     errors = np.array([math.hypot(error_of(a, column), error_of(b, column)) for a, b in couples])
     return _contrast(seeds, values, errors, tables, min(_n_prompts(a, column) for a, _ in couples))
 
@@ -149,7 +151,7 @@ def level_of(points: Sequence[Point], outcomes: Outcomes, column: str = "quality
     known = [point for point in points if point[column] is not None]
     if not known:
         return None
-    tables = [_single(point, outcomes) for point in known] if column == "quality" else [None]
+    tables = [_single(point, outcomes) for point in known] if column in BY_PROMPT else [None]
     return _contrast(
         [(point["rm_seed"], point["seed"]) for point in known],
         np.array([point[column] for point in known]),
@@ -159,9 +161,50 @@ def level_of(points: Sequence[Point], outcomes: Outcomes, column: str = "quality
     )
 
 
+def gain(points: Sequence[Point], reference: Point, outcomes: Outcomes, column: str) -> Contrast | None:
+    """The mean of a group of cells less one cell without a seed (the untrained policy); None without one."""
+    known = [point for point in points if point[column] is not None]
+    if not known or reference[column] is None:
+        return None
+    return _contrast(
+        [(point["rm_seed"], point["seed"]) for point in known],
+        np.array([point[column] - reference[column] for point in known]),
+        np.array([math.hypot(error_of(point, column), error_of(reference, column)) for point in known]),
+        [_paired(point, reference, outcomes) for point in known],
+        min(_n_prompts(point, column) for point in known),
+    )
+
+
+def combined(
+    points: Sequence[Point], weights: Sequence[float], outcomes: Outcomes, column: str, name: str
+) -> tuple[Point, dict[str, float] | None]:
+    """A weighted sum of cells of one seed as a cell of its own, and its values by prompt where all have them."""
+    value = sum(w * point[column] for w, point in zip(weights, points, strict=True))
+    half = Z * math.sqrt(sum((w * error_of(point, column)) ** 2 for w, point in zip(weights, points, strict=True)))
+    facts = {"cell": name, column: value, f"{column}_lo": value - half, f"{column}_hi": value + half}
+    tables = [outcomes[point["cell"]] for point in points if point["cell"] in outcomes]
+    if len(tables) < len(points):
+        return {**points[0], **facts}, None
+    shared = set(tables[0]).intersection(*tables[1:])
+    by_prompt = {p: sum(w * table[p] for w, table in zip(weights, tables, strict=True)) for p in shared}
+    return {**points[0], **facts}, by_prompt
+
+
+def apart(first: Contrast, second: Contrast) -> Contrast:
+    """One number less another that shares nothing with it (Welch's interval, degrees of Satterthwaite 1946)."""
+    se = df = None
+    if first.se is not None and second.se is not None and first.df and second.df:
+        squares = (first.se**2, second.se**2)
+        se = math.sqrt(sum(squares))
+        weight = sum(square**2 / free for square, free in zip(squares, (first.df, second.df), strict=True))
+        df = sum(squares) ** 2 / weight if weight > 0 else min(first.df, second.df)
+    fewer = min(first, second, key=lambda one: (one.repeated, one.n_units))
+    return replace(fewer, value=first.value - second.value, se=se, df=df, paired=False)
+
+
 def _n_prompts(point: Point, column: str) -> int:
     """Prompts behind a column: looks during training are at the dev prompts."""
-    evaluated = column.startswith(("quality", "gold", "net_win"))
+    evaluated = not column.startswith("dev_")
     return int(point["n_prompts"] if evaluated else point.get("dev_n_prompts") or 0)
 
 
@@ -229,50 +272,4 @@ def _contrast(
         n_cells=len(seeds),
         n_prompts=len(prompts) or n_prompts,
         paired=paired,
-    )
-
-
-@dataclass(frozen=True)
-class Spreads:
-    """Standard deviations of quality at one rung: between RM seeds, between policy seeds on one reward model, and the
-    standard error over prompts of one cell; None where nothing was repeated. `n_rungs` were pooled."""
-
-    rm_seed: float | None
-    policy_seed: float | None
-    prompts: float
-    n_rungs: int
-    n_rm_seeds: int
-    n_policy_seeds: int
-
-
-def spreads_of(points: Sequence[Point]) -> Spreads | None:
-    """Variance components of the cells of one reward, pooled over rungs (nested, by moments; Searle 1992, chapter 3).
-
-    Mean squares between RM seeds hold the policy's part once more, divided by the seeds behind each mean; it is taken
-    off, and what is left below 0 is 0. The policy seed's part holds the prompts' part that seeds do not share.
-    """
-    rungs: dict[str, dict[int | None, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for point in points:
-        rungs[point["rung"]][point["rm_seed"]].append(point["quality"])
-    if not rungs:
-        return None
-    groups = [values for by_rm in rungs.values() for values in by_rm.values()]
-    free = sum(len(values) - 1 for values in groups)
-    within = sum(float(np.var(values)) * len(values) for values in groups) / free if free else None
-    squares, degrees = 0.0, 0
-    for by_rm in rungs.values():
-        means = [float(np.mean(values)) for values in by_rm.values()]
-        squares += float(np.var(means)) * len(means)
-        degrees += len(means) - 1
-    between = None
-    if degrees:
-        behind = len(groups) / sum(1 / len(values) for values in groups)
-        between = math.sqrt(max(0.0, squares / degrees - (within or 0.0) / behind))
-    return Spreads(
-        rm_seed=between,
-        policy_seed=None if within is None else math.sqrt(within),
-        prompts=math.sqrt(float(np.mean([error_of(point, "quality") ** 2 for point in points]))),
-        n_rungs=len(rungs),
-        n_rm_seeds=len({point["rm_seed"] for point in points}),
-        n_policy_seeds=len({point["seed"] for point in points}),
     )

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from configs.records import write_bytes
 from curve.points import Point
@@ -80,11 +81,16 @@ def draw(
         if labels:
             figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=8)
         figure.tight_layout(rect=(0, 0.04 + 0.045 * -(-len(labels) // columns) if labels else 0, 1, 1))
-        for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-            content = io.BytesIO()
-            figure.savefig(content, format=ending[1:], dpi=DPI, metadata=metadata)
-            write_bytes(path.with_suffix(ending), content.getvalue())
-        plt.close(figure)
+        save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as `path` with the endings .png and .svg, the same bytes each time, and close it."""
+    for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=ending[1:], dpi=DPI, metadata=metadata)
+        write_bytes(path.with_name(path.name + ending), content.getvalue())
+    plt.close(figure)
 
 
 def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: str, label: str) -> None:

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-import calibration.stage
 import judge.stage
 import policy.stage
-import rm.stage
-import tasks.stage
 from configs.errors import UserError
 from configs.loader import Experiment
-from configs.records import read_json, sha256_of_record, write_bytes, write_json
+from configs.records import read_json
 from configs.runfolder import Stage, is_finished, run_stage
 from configs.terminal import interval, say, show_table
-from curve.analysis import ANALYSIS_FILE, CLAIM_COLUMNS, CLAIMS_FILE, analyse, claim_rows, sentences_of
+from curve.analysis import ANALYSIS_FILE, sentences_of
+from curve.analysis_files import STRATEGIES_FILE, beside_run, write_analysis
 from curve.cells import Cell, expand
 from curve.config import CurveTable
 from curve.contrasts import MARGIN
-from curve.figure import draw
-from curve.points import (
-    COLUMNS,
-    CURVE_COLUMNS,
-    CURVE_FILE,
-    POINTS_FILE,
-    Point,
-    gather,
-    outcomes_by_prompt,
-    over_seeds,
-    write_table,
-)
+from curve.points import POINTS_FILE, Point, gather, outcomes_by_prompt, over_seeds
+from curve.preparation import described, is_ready, make_ready
+from curve.ray_jobs import RayTable, run_on_ray
 from curve.report import findings_of, write_report
+from curve.variants import variants_of
 from curve.workers import LOG_FILE, Job, run_side_by_side
+from judge.config import JudgeTable
+from rm.config import RMTable
 
 ROOM = "curve"
-EXPERIMENTS_FOLDER = "experiments"
+PREPARATION_LOG = "preparation.log"
 
 
 def folder_of(experiment: Experiment) -> Path:
@@ -59,76 +48,108 @@ def run(experiment: Experiment) -> str | None:
     """
     cells = expand(experiment)
     failed = run_cells(experiment, cells)
-    made = [cell for cell in cells if cell.name not in failed]
-    if not any(cell.table.reward == "untrained" for cell in made):
-        raise UserError(f"untrained: failed ({failed['untrained']}); without it nothing can be judged")
-    with judge.stage.Sitting(experiment, [cell.name for cell in made]) as sitting:
-        for cell in made:
-            judge.stage.judge_cell(experiment, cell.name, sitting)
-    draw_curve(experiment, made, sorted(failed))
-    if failed:
-        return (
-            f"{len(failed)} of {len(cells)} cells failed ({', '.join(sorted(failed))}); the curve is drawn from the "
-            f"others, and the same command tries them again; their logs are in {experiment.folder / 'policy'}"
-        )
-    return None
+    judge_cells(experiment, cells, failed)
+    draw_curve(experiment, [cell for cell in cells if cell.label not in failed], sorted(failed))
+    if not failed:
+        return None
+    first = next(iter(failed))
+    reason = failed[first].removeprefix("error: ")
+    return (
+        f"{len(failed)} of {len(cells)} cells failed ({', '.join(sorted(failed))}), {first} because: {reason}; "
+        f"the curve is drawn from the others, and the same command tries them again; their logs are in their folders "
+        f"in {experiment.folder}"
+    )
 
 
 def run_cells(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, str]:
     """Make the missing cells side by side and check the finished ones; returns the failed ones with the reason."""
-    tasks.stage.run(experiment)
-    if any(cell.table.rungs for cell in cells):
-        rm.stage.run(experiment)
-        calibration.stage.run(experiment)
-    # named by its content: another run with other settings in this folder must not change what our cells read
-    text = describe(experiment)
-    source = experiment.folder / EXPERIMENTS_FOLDER / f"{sha256_of_record(text)[:16]}.yaml"
-    write_bytes(source, text.encode())
+    failed = prepare(experiment, cells)
     jobs = []
     for cell in cells:
-        if is_finished(cell.folder(experiment)):
-            policy.stage.run(cell.experiment(experiment))
+        if cell.label in failed:
             continue
-        overrides = [f"{key}={json.dumps(value)}" for key, value in cell.overrides.items()]
-        command = [sys.executable, "-P", "-m", "policy", str(source), *overrides]
-        jobs.append(Job(cell.name, command, cell.folder(experiment) / LOG_FILE, cell.table.cpu_threads))
-    if not jobs:
-        return {}
-    failed = run_side_by_side(jobs, experiment.table(ROOM, CurveTable).workers)
+        if is_finished(cell.folder):
+            policy.stage.run(cell.experiment)
+            continue
+        command = [sys.executable, "-P", "-m", "policy", str(described(cell.run)), *cell.words]
+        jobs.append(Job(cell.label, command, cell.folder / LOG_FILE, cell.table.cpu_threads))
+    failed |= run_jobs(experiment, jobs, "cells")
     for cell in cells:
-        if cell.name not in failed:
-            policy.stage.run(cell.experiment(experiment))  # finished, so this only checks that it is what was asked for
+        if cell.label not in failed:
+            policy.stage.run(cell.experiment)  # finished, so this only checks that it is what was asked for
     return failed
 
 
-def describe(experiment: Experiment) -> str:
-    """The experiment as one YAML text, overrides included."""
-    top = {"name": experiment.name, "seed": experiment.seed, "runs_dir": str(experiment.runs_dir)}
-    return str(yaml.safe_dump({**top, **experiment.tables}, sort_keys=False))
+def prepare(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, str]:
+    """Make task, ladder and calibration; those of variants side by side. Returns the cells that cannot be made."""
+    if cells[0].variant is None:
+        make_ready(experiment)
+        return {}
+    jobs = []
+    for label, run in variants_of(experiment).items():
+        if not is_ready(run):
+            command = [sys.executable, "-P", "-m", "curve.preparation", str(described(run))]
+            threads = run.table("rm", RMTable).cpu_threads
+            jobs.append(Job(str(label), command, run.folder / PREPARATION_LOG, threads))
+    without = run_jobs(experiment, jobs, "variants")
+    for label, run in variants_of(experiment).items():
+        if label not in without:
+            make_ready(run)  # finished, so this only checks that it is what was asked for
+    return {cell.label: without[cell.variant] for cell in cells if cell.variant in without}
+
+
+def run_jobs(experiment: Experiment, jobs: Sequence[Job], what: str) -> dict[str, str]:
+    """Run processes by the executor of the curve's table; returns the failed ones with the reason."""
+    table = experiment.table(ROOM, CurveTable)
+    if not jobs:
+        return {}
+    if table.executor == "ray":
+        return run_on_ray(jobs, table.ray or RayTable.model_validate({}))
+    return run_side_by_side(jobs, table.workers, what)
+
+
+def judge_cells(experiment: Experiment, cells: Sequence[Cell], failed: dict[str, str]) -> None:
+    """Judge what was made, one variant after the other; cells of a variant without its baseline join the failed ones.
+
+    Raises:
+        UserError: nothing has a baseline, or the judge cannot go on.
+    """
+    for label, run in variants_of(experiment).items():
+        own = [cell for cell in cells if cell.variant == label and cell.label not in failed]
+        table = run.table("judge", JudgeTable)
+        if table.baseline not in [cell.name for cell in own]:
+            name = table.baseline if label is None else f"{label}/{table.baseline}"
+            lacking = f"{name}: failed ({failed.get(name, 'no cell of the sweep')}); without it nothing can be judged"
+            failed |= {cell.label: lacking for cell in own}
+            continue
+        # replies of all variants in one place, so that a cap on money is of the whole sweep; ratings lie by their pairs
+        store = None if table.kind == "people" else experiment.folder / judge.stage.ROOM
+        with judge.stage.Sitting(run, [cell.name for cell in own], store) as sitting:
+            for cell in own:
+                judge.stage.judge_cell(run, cell.name, sitting)
+    if all(cell.label in failed for cell in cells):
+        raise UserError(failed[cells[0].label] if cells[0].variant else lacking)
 
 
 def draw_curve(experiment: Experiment, cells: Sequence[Cell], missing: Sequence[str]) -> dict[str, Any]:
     """Gather the points of judged cells and write table, figure and report; made anew when a cell has changed."""
     table = experiment.table(ROOM, CurveTable)
-    inputs = {f"policy/{cell.name}": cell.folder(experiment) for cell in cells}
-    inputs |= {f"judge/{cell.name}": experiment.folder / "judge" / cell.name for cell in cells}
-    settings = table.model_dump(mode="json", exclude={"workers"}) | {"missing": list(missing), "margin": MARGIN}
+    inputs = {f"policy/{cell.label}": cell.folder for cell in cells}
+    inputs |= {f"judge/{cell.label}": cell.judged for cell in cells}
+    if (experiment.folder / STRATEGIES_FILE).exists():
+        inputs["strategies"] = experiment.folder / STRATEGIES_FILE
+    unread = {"workers", "executor", "ray"} | ({"variants"} if table.variants is None else set())
+    settings = table.model_dump(mode="json", exclude=unread) | {"missing": list(missing), "margin": MARGIN}
     stage = Stage(ROOM, folder_of(experiment), settings, experiment.seed, inputs, derived=True)
 
     def work(folder: Path) -> dict[str, Any]:
         points = gather(experiment, cells)
-        curve = over_seeds(points)
         findings = findings_of(points)
-        write_table(folder / POINTS_FILE, COLUMNS, points)
-        write_table(folder / CURVE_FILE, CURVE_COLUMNS, curve)
-        outcomes = outcomes_by_prompt(experiment.folder / "judge", [cell.name for cell in cells])
-        analysis = analyse(points, outcomes, experiment.seed)
-        write_json(folder / ANALYSIS_FILE, analysis)
-        write_table(folder / CLAIMS_FILE, CLAIM_COLUMNS, claim_rows(analysis["claims"]))
-        draw(folder / "curve", points, curve, table.title, analysis["fits"])
-        write_report(
-            folder / "report.html", experiment, folder / "curve.png", points, curve, findings, analysis, missing
-        )
+        outcomes = outcomes_by_prompt(experiment.folder / "judge", [cell.label for cell in cells])
+        beside = beside_run(experiment.folder, points, outcomes)
+        analysis = write_analysis(folder, points, beside, table.title, experiment.seed)
+        page, figure, curve = folder / "report.html", folder / "curve.png", over_seeds(points)
+        write_report(page, experiment, figure, points, curve, findings, analysis, missing)
         return {"points": len(points), "findings": findings, "missing": list(missing)}
 
     return run_stage(stage, work)
@@ -137,8 +158,7 @@ def draw_curve(experiment: Experiment, cells: Sequence[Cell], missing: Sequence[
 def show(experiment: Experiment) -> None:
     """Print the curve and where the figure lies."""
     folder = folder_of(experiment)
-    judged = experiment.folder / "judge"
-    cells = [c for c in expand(experiment) if is_finished(c.folder(experiment)) and is_finished(judged / c.name)]
+    cells = [cell for cell in expand(experiment) if is_finished(cell.folder) and is_finished(cell.judged)]
     points: list[Point] = gather(experiment, cells)
     rows = [
         (

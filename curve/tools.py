@@ -82,7 +82,19 @@ def serve(words: Words) -> None:
     named = [word.partition("=")[2] for word in words if word.startswith("calibrator=")]
     paths, table = read_words([word for word in words if not word.startswith("calibrator=")], tool.ServeTable, "serve")
     calibrator = find_calibrator(paths, named[-1] if named else None)
-    tool.run(paths, table, None if calibrator is None else partial(calibrated, calibrator))
+    if calibrator is None:
+        return tool.run(paths, table)
+    from policy.adapters.served import ServedReward
+
+    rewarding = ServedReward(Path(paths[0]), calibrator, table.response_format)
+    return tool.run(paths, table, partial(calibrated, calibrator), rewarding)
+
+
+def cells(words: Words) -> None:
+    """One command a line for what of a sweep is missing."""
+    import curve.cells_command as tool
+
+    tool.run_words(words)
 
 
 def score(words: Words) -> None:
@@ -118,6 +130,8 @@ def find_calibrator(paths: Sequence[str], named: str | None) -> Calibrator | Non
 
     if len(paths) != 1:
         return None  # the tool itself asks for one rung
+    if named == "":
+        raise UserError("calibrator= is empty; name a folder with a calibration.json")
     rung = Path(paths[0]).expanduser()
     folder = Path(named).expanduser() if named else rung.absolute().parent.parent / "calibration" / rung.name
     if not named and not (folder / CALIBRATOR_FILE).exists():
@@ -134,12 +148,9 @@ def calibrated(calibrator: Calibrator, logits: Sequence[float], texts: Sequence[
 
 def read_answer(text: str) -> Response:
     """`<think> … </think><answer> … </answer>` where any of these tags stands in the text; else all of it is answer."""
-    from tasks.records import Response
-    from tasks.responses import TAGS, read_tagged
+    from policy.adapters.reading import read_any
 
-    if any(tag in text for tag in TAGS):
-        return read_tagged(text)
-    return Response(think="", answer=text, well_formed=True)
+    return read_any(text)
 
 
 def tool_of(arguments: Words) -> tuple[str, Words] | None:
@@ -175,6 +186,12 @@ def run_tool(name: str, words: Words) -> None:
 
 
 TOOLS = {
+    "cells": Tool(
+        "one command a line for what of a sweep is missing, for xargs; or a script for SLURM",
+        "x.yaml [room.key=value …] [sbatch=FILE] [gpus=0] [time=04:00:00] [at_once=N]",
+        cells,
+        "curve.cells_command:CellsTable",
+    ),
     "audit": Tool(
         "what preference files hold, and which rows they share: exact, swapped, near",
         "train.jsonl validation.jsonl [dataset=nvidia/HelpSteer3] [output=audit.json] [key=value …]",
@@ -187,7 +204,7 @@ TOOLS = {
         "rm.serving.scoring:ScoreTable",
     ),
     "serve": Tool(
-        "a rung behind HTTP: POST /score, POST /get_reward (OpenRLHF), GET /health",
+        "a rung behind HTTP: POST /score, POST /get_reward (OpenRLHF), GET /calibration, GET /health",
         "RUNG port=8000 [host=127.0.0.1] [calibrator=FOLDER] [api_key_env=NAME] [policy=FOLDER] [key=value …]",
         serve,
         "rm.serving.server:ServeTable",
@@ -243,9 +260,19 @@ TOOLS = {
         "answers.jsonl [FILE …] [output=audit] [workers=2] [key=value …]",
         FileTool("tasks.mathematics.audit_answers", "AuditAnswersTable", "audit-answers"),
     ),
+    "evaluate": Tool(
+        "how often answers are right: greedy, avg@n, pass@k, maj@k with intervals, and differences by problem",
+        "RUN|CELL|FILE [more …] [k=8] [greedy=true] [output=figures] [key=value …]",
+        FileTool("judge.evaluate", "EvaluateTable", "evaluate"),
+    ),
+    "prompts": Tool(
+        "the untrained base under every prompt and opening of its task",
+        "x.yaml [prompts=[…]] [openings=[…]] [policy.n_eval_samples=4] [output=base] [key=value …]",
+        FileTool("judge.base_prompts", "PromptsTable", "prompts"),
+    ),
     "strategy": Tool(
         "how answers are reached, by code or by language, before and after: shares, accuracies, transitions",
-        "before.jsonl [after.jsonl …] | counts.csv [output=flows] [key=value …]",
+        "BEFORE [AFTER …] | counts.csv [by=style] [answers=greedy] [output=flows] [key=value …]",
         FileTool("tasks.strategy.report", "StrategyTable", "strategy"),
     ),
     "export": Tool(
@@ -253,10 +280,20 @@ TOOLS = {
         "CELL output=FOLDER [merge=true|false] [dtype=…] [base=…]",
         FileTool("policy.export", "ExportTable", "export"),
     ),
+    "export-prompts": Tool(
+        "a run's prompts as parquet that verl and OpenRLHF train on",
+        "RUN output=FOLDER [splits='[train, dev]'] [data_source=NAME]",
+        FileTool("policy.adapters.prompts_export", "ExportPromptsTable", "export-prompts"),
+    ),
     "best-of-n": Tool(
         "what a reward is worth on a policy's own answers: best-of-n curve, accuracy on pairs, spread",
         "CELL|FILE [rung=FOLDER] [calibrator=FOLDER] [n=[1,2,4,8]] [phases=3] [output=figures.json]",
         FileTool("policy.best_of_n", "BestOfNTable", "best-of-n"),
+    ),
+    "clipping-toy": Tool(
+        "does clipping bias a policy whose rewards are coin flips, and which way? exact and simulated",
+        "[probabilities=[0.85,0.1,0.05]] [epsilon=0.2] [updates=3] [same_groups=true] [output=toy] [key=value …]",
+        FileTool("policy.clipping_toy", "ClippingToyTable", "clipping-toy"),
     ),
     "policy-speed": Tool(
         "how fast a policy's update is here, beside the same algorithm on TRL's padded path",

@@ -31,8 +31,13 @@ class Job:
     threads: int
 
 
-def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
+def run_side_by_side(jobs: Sequence[Job], workers: int, what: str = "cells") -> dict[str, str]:
     """Run all jobs, at most `workers` at a time, each with its own GPU where there are as many.
+
+    Args:
+        jobs: what to run.
+        workers: processes at a time.
+        what: what the jobs are, on the progress bar.
 
     Returns:
         The failed ones: name -> the signal that killed it, or the last line of its log.
@@ -42,7 +47,7 @@ def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
     running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
     begins: dict[str, int] = {}
     failed: dict[str, str] = {}
-    bar = progress_bar(len(jobs), "cells")
+    bar = progress_bar(len(jobs), what)
     try:
         while waiting or running:
             for slot in range(workers):
@@ -59,7 +64,7 @@ def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
                 del running[slot]
                 bar.update()
                 if status != 0:
-                    failed[job.name] = _reason(job, status, begins[job.name])
+                    failed[job.name] = reason_of(job.log, status, begins[job.name])
                     say(f"{job.name}: failed ({failed[job.name]}); its log is {job.log}")
     finally:
         for _, process in running.values():
@@ -72,11 +77,11 @@ def run_side_by_side(jobs: Sequence[Job], workers: int) -> dict[str, str]:
     return failed
 
 
-def _reason(job: Job, status: int, begin: int) -> str:
-    """Why a process failed: the signal that ended it, or the last line that it wrote."""
+def reason_of(log: Path, status: int, begin: int) -> str:
+    """Why a process failed: the signal that ended it, or the last line that it wrote after `begin` bytes of its log."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
-    return _last_line(job.log, begin) or f"ended with status {status}"
+    return _last_line(log, begin) or f"ended with status {status}"
 
 
 def _start(job: Job, slot: int, parent_pipe: int) -> subprocess.Popen[bytes]:
