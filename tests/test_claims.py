@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 
 from configs.keyed import keyed_rng
-from curve.analysis import CLAIM_COLUMNS, analyse, claim_rows, curves_of, neighbours, predictors, spearman, units_of
-from curve.claims import Claim, claims_of
-from curve.contrasts import Contrast, couples_of, difference, level_of, spreads_of
+from curve.analysis import CLAIM_COLUMNS, analyse, claim_rows, curves_of, units_of
+from curve.claims import claims_of
+from curve.comparisons import neighbours
+from curve.contrasts import Contrast, couples_of, difference, level_of
 from curve.figure import draw
 from curve.points import COLUMNS, over_seeds
+from curve.predictors import predictors, spearman
 from curve.report import write_report
+from curve.spreads import spreads_of
+from curve.verdicts import Claim
 from tests.conftest import ROOT, small_experiment
 
 Points = list[dict[str, Any]]
@@ -120,7 +124,7 @@ def test_collapse_is_counted_exactly() -> None:
         points.append(cell("rpr", "65", 0.4, seed, length_mean=20.0))
     found = claim(points, 6)
     assert found.verdict == "supported"
-    assert "6 of 6 policies as they are [0.54, 1.00] and 0 of 6 policies with RPR [0.00, 0.46]" in found.sentence
+    assert "6 of 6 policies as they are [0.54, 1.00], 0 of 6 policies with RPR [0.00, 0.46]" in found.sentence
     assert f"p = {1 / math.comb(12, 6):.3f}" in found.sentence
     nothing = claim([untrained(), cell("raw", "65", 0.3), cell("rpr", "65", 0.4)], 6)
     assert nothing.verdict == "not measured" and "nothing collapsed" in nothing.sentence
@@ -300,4 +304,4 @@ def test_the_report_shows_the_analysis_and_names_no_host(tmp_path: Path) -> None
     ):
         assert f"<h2>{heading}</h2>" in text
     assert "a straight line is rejected" in text and "J at the threshold" in text
-    assert "http" not in text
+    assert "://" not in text

@@ -157,7 +157,7 @@ def test_every_shipped_experiment_is_valid_in_every_table(path: Path, monkeypatc
         return
     cells = check_sweep(experiment)
     assert cells[0].name == UNTRAINED
-    assert len({cell.name for cell in cells}) == len(cells)
+    assert len({cell.label for cell in cells}) == len(cells)
 
 
 def test_the_demo_has_the_cells_that_the_claim_needs() -> None:

@@ -56,6 +56,9 @@ def test_the_two_papers_rules_on_a_hand_made_batch_and_that_they_differ(monkeypa
     # Paper B at gamma = 0.5: by answer; a right one keeps 1 from 0.5 on, any other gets 1 below 0.5.
     assert given(BATCH, paper_b(0.5)) == [0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
     assert given(BATCH, paper_a(0.5)) != given(BATCH, paper_b(0.5))
+    # Both are plain settings.
+    assert paper_a(0.4) == NoiseTable.model_validate({"flip_rate": 0.4, "unit": "group", "malformed": "exempt"})
+    assert paper_b(0.5) == NoiseTable.model_validate({"false_negative_rate": 0.5, "false_positive_rate": 0.5})
     flips = [one.flipped for one in add_noise(BATCH, paper_a(0.4), 0)]
     assert flips == [True, True, False, False, False, False]
 
@@ -91,9 +94,10 @@ def test_units(unit: str, resampled: bool, same_group: bool, same_step: bool) ->
     assert draw(Judged("p", 0, 1, 1.0), table, 4) != at
 
 
-def test_order_batch_and_resume_change_nothing() -> None:
+@pytest.mark.parametrize("unit", ["sample", "group", "prompt"])
+def test_order_batch_and_resume_change_nothing(unit: str) -> None:
     batch = [Judged(f"p{i // 8}", i % 8, step, float(i % 2)) for step in range(3) for i in range(160)]
-    table = NoiseTable(false_negative_rate=0.3, false_positive_rate=0.1)
+    table = NoiseTable.model_validate({"false_negative_rate": 0.3, "false_positive_rate": 0.1, "unit": unit})
     whole = dict(zip(batch, add_noise(batch, table, 1), strict=True))
     backwards = dict(zip(batch[::-1], add_noise(batch[::-1], table, 1), strict=True))
     resumed = dict(zip(batch[250:], add_noise(batch[250:], table, 1), strict=True))

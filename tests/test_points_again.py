@@ -10,10 +10,12 @@ import pytest
 
 from configs.errors import UserError
 from curve.analysis import analyse
+from curve.looks import LOOK_COLUMNS
 from curve.points import COLUMNS, write_table
 from curve.points_again import AnalyseTable, join, read_points, run
 from tests.conftest import ROOT
 from tests.test_claims import RAW, cell, sweep
+from tests.test_claims_mathematics import arms, two_bases
 
 HEADER = "cell,rung,route,reward,algorithm,seed,rm_seed,rm_accuracy,quality,n_prompts\n"
 
@@ -34,14 +36,9 @@ def test_an_analysis_from_the_file_is_that_of_the_points(tmp_path: Path, capsys:
     found = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert found == json.loads(json.dumps(analyse(points, {}, 0)))
     assert "Claim 3 (early_stop, grpo)" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "points.csv",
-        "curve.csv",
-        "analysis.json",
-        "claims.csv",
-        "curve.png",
-        "curve.svg",
-    }
+    files = {"points.csv", "curve.csv", "analysis.json", "claims.csv", "curve.png", "curve.svg"}
+    files |= {"predictors.png", "predictors.svg", "predictors.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
 
 
 def test_the_committed_points_of_the_readme_are_drawn(tmp_path: Path) -> None:
@@ -79,6 +76,43 @@ def test_outcomes_in_the_run_pair_the_prompts(tmp_path: Path, monkeypatch: pytes
     assert asked == [tmp_path / "run" / "judge"]
     rows = json.loads((tmp_path / "out" / "analysis.json").read_text())["neighbours"]
     assert [(row["upper"], row["paired"]) for row in rows] == [("75", True), ("85", False)], "another mean is not used"
+
+
+def test_looks_and_strategies_beside_the_points_are_read(tmp_path: Path) -> None:
+    points = [cell("raw", "65", 0.25), cell("raw", "75", 0.5), cell("gold", None, 0.9)]
+    path = written(tmp_path / "some-points.csv", points)
+    golds = {0: 0.3, 20: 0.5, 40: 0.4}
+    blank = dict.fromkeys(LOOK_COLUMNS)
+    looks = [
+        blank | {"cell": point["cell"], "step": step, "gold": gold, "kl": step / 10}
+        for point in points
+        for step, gold in golds.items()
+    ]
+    write_table(tmp_path / "some-looks.csv", LOOK_COLUMNS, looks)
+    (tmp_path / "strategies.json").write_text(json.dumps(arms((0.7, 0.6, 0.8), (0.7, 0.6, 0.8))))
+    table = AnalyseTable(output=str(tmp_path / "out"), strategies=str(tmp_path / "strategies.json"))
+    run([str(path)], table)
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert [(row["peak_step"], row["end_kl"]) for row in found["looks"]] == [(20, 4.0)] * 3
+    assert next(c for c in found["claims"] if c["number"] == 11)["verdict"] == "supported"
+    assert {p.name for p in (tmp_path / "out").glob("gold-*.png")} == {"gold-against-steps.png", "gold-against-kl.png"}
+    (tmp_path / "strategies.json").write_text("{}")
+    with pytest.raises(UserError, match="has no arms"):
+        run([str(path)], table)
+
+
+def test_flips_of_two_bases_are_one_analysis(tmp_path: Path) -> None:
+    points = two_bases(0.79, 0.25)
+    path = written(tmp_path / "points.csv", points)
+    assert read_points(path) == points
+    run([str(path)], AnalyseTable(output=str(tmp_path / "out")))
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    verdicts = {(claim["number"], claim["curve"]): claim["verdict"] for claim in found["claims"]}
+    assert verdicts[8, ""] == "supported" and verdicts[1, "weak"] == "contradicted"
+    assert all(claim["rule"] for claim in found["claims"])
+    assert (tmp_path / "out" / "accuracy-against-flips.png").exists()
+    rows = (tmp_path / "out" / "accuracy-against-flips.csv").read_text().splitlines()
+    assert rows[0].startswith("start,kind,flip_rate,informativeness,value,lo,hi") and len(rows) == 5
 
 
 def test_runs_of_different_worlds_are_refused() -> None:

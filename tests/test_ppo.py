@@ -190,9 +190,9 @@ class Gradients(TrainerCallback):
         self.critic: list[Tensor] = []
         step = trainer.critic.step
 
-        def kept() -> float:
+        def kept(rate_factor: float = 1.0) -> float:
             self.critic += [p.grad.clone() for _, p in trainer.critic.named_parameters() if p.grad is not None]
-            return step()
+            return step(rate_factor)
 
         trainer.critic.step = kept  # type: ignore[method-assign]
         trainer._clip_grad_norm = lambda model: self.policy.extend(  # type: ignore[method-assign]

@@ -19,8 +19,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 SWEEP = "curve.sweep=[{reward: [raw, rpr], rung: [60]}]"
-ELSEWHERE = {"serve", "rate", "judge answers"}
-"""Tools that go on until they are stopped or that ask an endpoint; they have tests of their own."""
+ELSEWHERE = {"serve", "rate", "judge answers", "prompts"}
+"""Tools that go on until they are stopped, ask an endpoint or teach a base; they have tests of their own."""
+OF_AN_EXPERIMENT = {"cells"}
+"""Tools that read an experiment, as the stages do."""
 OF_A_RUN = {"samples", "export", "best-of-n", "judge compare", "judge report", "plan", "analyse"}
 """Tools that look at what a whole run left."""
 
@@ -67,6 +69,7 @@ def test_the_stage_examples_run_in_their_order(tmp_path: Path, monkeypatch: pyte
             continue
         # the README's rung 65 is rung 60 of the small ladder
         given = [word.replace("policy.rung=65", "policy.rung=60") for word in words[1:]]
+        given = [word.replace("sbatch=", f"sbatch={tmp_path}/") for word in given]
         # and in 24 steps nothing is learned from labels with much noise
         given = [word.replace("[0, 0.2, 0.35, 0.45]", "[0, 0.05]") for word in given]
         assert main([*given, *SMALL_ADVICE, SWEEP, f"runs_dir={tmp_path}"]) == 0, line
@@ -74,6 +77,7 @@ def test_the_stage_examples_run_in_their_order(tmp_path: Path, monkeypatch: pyte
     assert ran > 10
     assert (tmp_path / "demo" / "curve" / "report.html").exists()
     (tmp_path / "runs").symlink_to(tmp_path)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     conversations = [{"prompt": "advice for camping", "response": "fleece"}]
     Path("answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in conversations))

@@ -39,10 +39,10 @@ def calibrated(**changes: object) -> Calibrator:
 
 
 def test_rewards_without_a_model() -> None:
-    assert parts("gold", rollout(gold=0.25)) == Parts(0.25)
+    assert parts("gold", rollout(gold=0.25)) == Parts(0.25, true=0.25)
     assert parts("gold", rollout(gold=None)) == Parts(None)
-    assert parts("format", rollout()) == Parts(1.0)
-    assert parts("format", rollout(well=False)) == Parts(0.0)
+    assert parts("format", rollout()) == Parts(1.0, true=1.0)
+    assert parts("format", rollout(well=False)) == Parts(0.0, true=0.0)
     assert parts("length", rollout()) == Parts(12 / 48)
     assert parts("length", rollout(well=False)) == Parts(0.0)
 
@@ -116,10 +116,8 @@ def test_each_reward_gets_the_calibrator_it_stands_for(small: Experiment) -> Non
         calibrator = load_calibrator(small, table)
         rules[reward] = calibrator and (calibrator.settings.rule, calibrator.phrase_set.name)
     assert rules == {
-        "gold": None,
-        "random": None,
-        "format": None,
-        "length": None,
+        **dict.fromkeys(("gold", "one_shot", "majority", "majority_live", "incorrect"), None),
+        **dict.fromkeys(("random", "format", "python", "no_repetition", "length"), None),
         "raw": ("none", "advice"),
         "rpr": ("rpr", "advice"),
         "rpr_ordered": ("rpr_ordered", "advice"),
@@ -129,4 +127,5 @@ def test_each_reward_gets_the_calibrator_it_stands_for(small: Experiment) -> Non
         "variance_matched": ("variance_matched", "advice"),
         "noise_corrected": ("noise_corrected", "advice"),
         "rpr_only": ("rpr_only", "advice"),
+        "rpr_partial": ("rpr_only", "advice"),
     }

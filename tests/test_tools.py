@@ -15,7 +15,7 @@ from configs.records import read_json, read_jsonl
 from curve.cli import main
 from curve.tools import TOOLS, calibrated, find_calibrator, read_answer, tool_of
 from rm.units import ScoreUnits
-from tests.test_readme import ELSEWHERE, OF_A_RUN, TEXT, shown_commands
+from tests.test_readme import ELSEWHERE, OF_A_RUN, OF_AN_EXPERIMENT, TEXT, shown_commands
 
 
 def test_a_tool_is_named_by_one_or_two_words() -> None:
@@ -75,14 +75,14 @@ def test_the_readmes_examples_run(
     ran = []
     for line in shown_commands():
         found = tool_of(shlex.split(line)[1:])
-        if found is None or found[0] in ELSEWHERE | OF_A_RUN or "calibrator=run" in found[1]:
+        if found is None or found[0] in ELSEWHERE | OF_A_RUN | OF_AN_EXPERIMENT or "calibrator=run" in found[1]:
             continue
         words = [path for word in found[1] for path in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
         if found[0] == "fit":  # `score` has written scores.jsonl, which has no labels
             words = ["labelled.jsonl" if word == "scores.jsonl" else word for word in words]
         assert main([*found[0].split(), *words]) == 0, line
         ran.append(found[0])
-    assert set(ran) == set(TOOLS) - ELSEWHERE - OF_A_RUN
+    assert set(ran) == set(TOOLS) - ELSEWHERE - OF_A_RUN - OF_AN_EXPERIMENT
     scored = list(read_jsonl(Path("scores.jsonl")))
     assert [set(row["scores"]) for row in scored] == [{"rung-65", "rung-80"}] * 2
     assert read_json(Path("audit.json")) and read_json(Path("llmbar.json"))
@@ -99,6 +99,8 @@ def test_serve_finds_the_calibrator_of_the_run_and_refuses_a_foreign_one(small: 
         find_calibrator([str(rung)], str(small.folder / "calibration" / "rung-55"))
     with pytest.raises(UserError):
         find_calibrator([str(rung)], str(tmp_path))
+    with pytest.raises(UserError, match="calibrator= is empty"):
+        find_calibrator([str(rung)], "")
 
 
 def test_served_rewards_are_the_calibrators(small: Experiment) -> None:
