@@ -14,7 +14,7 @@ from configs.loader import Experiment, load_experiment
 from curve.tools import TOOLS, run_tool, tool_of
 
 if TYPE_CHECKING:
-    from curve.cells import Cell
+    from curve.sweep.cells import Cell
 
 
 class Command(NamedTuple):
@@ -58,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check_ladder(experiment: Experiment) -> None:
     """Validate all that a calibrated ladder is made from, before the first stage starts."""
-    from curve.sweep_check import check_ladder as check
+    from curve.sweep.check import check_ladder as check
 
     check(experiment)
 
 
 def check_sweep(experiment: Experiment) -> list[Cell]:
     """Validate every room's table, of every variant, before the first stage starts; the cells of the sweep."""
-    from curve.sweep_check import check_sweep as check
+    from curve.sweep.check import check_sweep as check
 
     return check(experiment)
 
@@ -139,7 +139,7 @@ def run_all(experiment: Experiment) -> None:
 
 def run_status(experiment: Experiment) -> None:
     """Print what is finished."""
-    from curve.status import show_status
+    from curve.sweep.status import show_status
 
     show_status(experiment)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.loader import ROOMS, Table
-from curve.ray_jobs import RayTable
+from curve.sweep.ray_jobs import RayTable
 from policy.config import PolicyTable
 
 OF_A_BLOCK = "variants"
@@ -33,7 +33,7 @@ class CurveTable(Table):
             once for all variants that differ in nothing else.
         workers: cells at work at the same time, each a process of its own.
         executor: `local`: processes of this machine; `ray`: tasks of a Ray cluster, with the settings in `ray`.
-        ray: see `curve.ray_jobs`.
+        ray: see `curve.sweep.ray_jobs`.
         title: of the figure.
     """
 

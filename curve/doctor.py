@@ -14,8 +14,8 @@ from typing import NamedTuple
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.terminal import say, show_table
-from curve.cells import expand
 from curve.doctor_memory import gpu_bytes_here, policy_look, reward_model_look
+from curve.sweep.cells import expand
 from judge.config import JudgeTable
 from rm.config import RMTable
 from tasks.table import load_task, task_table

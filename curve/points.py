@@ -3,7 +3,7 @@
 A sweep with variants has their cells in one table, each named `label/cell`. What the columns hold beyond their names:
 
     base        what the policies start from: the variant of an offline world's base, or the model's name
-    setup       what else of a variant differs (`curve.variants.setup_of`); rows of another setup are another experiment
+    setup       what else of a variant differs (`sweep.variants.setup_of`); rows of another setup are another experiment
     arm         `policy.arm`; null where the cell is named by its reward
     treatment   the arm, or the reward with what belongs to it: noise, the graph's name (`gold_flip0.4`)
     quality     against the untrained policy of the same variant, on the same prompts, with the same noise
@@ -28,14 +28,14 @@ from scipy import stats
 from configs.loader import Experiment
 from configs.records import read_json, read_jsonl, write_bytes
 from configs.runfolder import MANIFEST, is_finished
-from curve.cells import Cell
-from curve.variants import VARIANTS_FOLDER, base_of, setup_of
+from curve.sweep.cells import Cell
+from curve.sweep.variants import VARIANTS_FOLDER, base_of, setup_of
 from judge.config import JudgeTable
 from judge.judged_cells import read_judged_cell
 from policy.answers import ANSWERS_FILE
 from policy.audit import read_metrics
 from policy.config import treatment_of
-from policy.verifiable_table import BINARY
+from policy.rewards.verifiable_table import BINARY
 from rm.rung_digest import CARD_FILE
 from tasks.table import task_table
 

@@ -14,17 +14,17 @@ from configs.loader import Experiment
 from configs.records import read_json
 from configs.runfolder import Stage, is_finished, run_stage
 from configs.terminal import interval, say, show_table
-from curve.analysis import ANALYSIS_FILE, sentences_of
-from curve.analysis_files import STRATEGIES_FILE, beside_run, write_analysis
-from curve.cells import Cell, expand
+from curve.analysis.contrasts import MARGIN
+from curve.analysis.files import STRATEGIES_FILE, beside_run, write_analysis
+from curve.analysis.whole import ANALYSIS_FILE, sentences_of
 from curve.config import CurveTable
-from curve.contrasts import MARGIN
 from curve.points import POINTS_FILE, Point, gather, outcomes_by_prompt, over_seeds
-from curve.preparation import described, is_ready, make_ready
-from curve.ray_jobs import RayTable, run_on_ray
-from curve.report import findings_of, write_report
-from curve.variants import variants_of
-from curve.workers import LOG_FILE, Job, run_side_by_side
+from curve.report.page import findings_of, write_report
+from curve.sweep.cells import Cell, expand
+from curve.sweep.preparation import described, is_ready, make_ready
+from curve.sweep.ray_jobs import RayTable, run_on_ray
+from curve.sweep.variants import variants_of
+from curve.sweep.workers import LOG_FILE, Job, run_side_by_side
 from judge.config import JudgeTable
 from rm.config import RMTable
 
@@ -88,7 +88,7 @@ def prepare(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, str]:
     jobs = []
     for label, run in variants_of(experiment).items():
         if not is_ready(run):
-            command = [sys.executable, "-P", "-m", "curve.preparation", str(described(run))]
+            command = [sys.executable, "-P", "-m", "curve.sweep.preparation", str(described(run))]
             threads = run.table("rm", RMTable).cpu_threads
             jobs.append(Job(str(label), command, run.folder / PREPARATION_LOG, threads))
     without = run_jobs(experiment, jobs, "variants")

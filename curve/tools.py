@@ -92,7 +92,7 @@ def serve(words: Words) -> None:
 
 def cells(words: Words) -> None:
     """One command a line for what of a sweep is missing."""
-    import curve.cells_command as tool
+    import curve.sweep.cells_command as tool
 
     tool.run_words(words)
 
@@ -190,7 +190,7 @@ TOOLS = {
         "one command a line for what of a sweep is missing, for xargs; or a script for SLURM",
         "x.yaml [room.key=value …] [sbatch=FILE] [gpus=0] [time=04:00:00] [at_once=N]",
         cells,
-        "curve.cells_command:CellsTable",
+        "curve.sweep.cells_command:CellsTable",
     ),
     "audit": Tool(
         "what preference files hold, and which rows they share: exact, swapped, near",
@@ -238,7 +238,7 @@ TOOLS = {
         "how far a judge agrees with people, from stored texts or by asking it",
         "pairs.jsonl [FILE …] [judge.kind=openai judge.model=… store=FOLDER] [judges='[NAME]'] [report=page.html] "
         "[output=figures.json] [key=value …]",
-        FileTool("judge.validate", "ValidateTable", "judge validate"),
+        FileTool("judge.agreement.validate", "ValidateTable", "judge validate"),
     ),
     "judge answers": Tool(
         "let a judge compare any two files of answers to the same prompts",
@@ -253,7 +253,7 @@ TOOLS = {
     "judge report": Tool(
         "a page of the most decisive, contested and order-inconsistent pairs",
         "runs/NAME/judge/CELL output=pairs.html [pairs=10]",
-        FileTool("judge.report", "ReportTable", "judge report"),
+        FileTool("judge.report.page", "ReportTable", "judge report"),
     ),
     "audit-answers": Tool(
         "how often the checker of mathematics answers errs, by a second, independent one",
@@ -263,12 +263,12 @@ TOOLS = {
     "evaluate": Tool(
         "how often answers are right: greedy, avg@n, pass@k, maj@k with intervals, and differences by problem",
         "RUN|CELL|FILE [more …] [k=8] [greedy=true] [output=figures] [key=value …]",
-        FileTool("judge.evaluate", "EvaluateTable", "evaluate"),
+        FileTool("judge.evaluation.command", "EvaluateTable", "evaluate"),
     ),
     "prompts": Tool(
         "the untrained base under every prompt and opening of its task",
         "x.yaml [prompts=[…]] [openings=[…]] [policy.n_eval_samples=4] [output=base] [key=value …]",
-        FileTool("judge.base_prompts", "PromptsTable", "prompts"),
+        FileTool("judge.evaluation.base_prompts", "PromptsTable", "prompts"),
     ),
     "strategy": Tool(
         "how answers are reached, by code or by language, before and after: shares, accuracies, transitions",
@@ -293,17 +293,17 @@ TOOLS = {
     "clipping-toy": Tool(
         "does clipping bias a policy whose rewards are coin flips, and which way? exact and simulated",
         "[probabilities=[0.85,0.1,0.05]] [epsilon=0.2] [updates=3] [same_groups=true] [output=toy] [key=value …]",
-        FileTool("policy.clipping_toy", "ClippingToyTable", "clipping-toy"),
+        FileTool("policy.clipping.toy", "ClippingToyTable", "clipping-toy"),
     ),
     "policy-speed": Tool(
         "how fast a policy's update is here, beside the same algorithm on TRL's padded path",
         "[algorithm=grpo|ppo] [shape=tiny|3b|7b] [rollout=replay|vllm] [output=figures.json] [key=value …]",
-        FileTool("policy.speed", "PolicySpeedTable", "policy-speed"),
+        FileTool("policy.speed.command", "PolicySpeedTable", "policy-speed"),
     ),
     "rate": Tool(
         "a page on this machine on which a person rates pairs blind",
         "FOLDER rater=NAME [port=8001]",
-        FileTool("judge.rating_page", "RateTable", "rate"),
+        FileTool("judge.people.rating_page", "RateTable", "rate"),
     ),
     "plan": Tool(
         "how many prompts and seeds a difference of win rates takes to be seen",
@@ -313,7 +313,7 @@ TOOLS = {
     "analyse": Tool(
         "figure, fits and claims again, from points alone; several files are one sweep",
         "points.csv [points.csv …] output=FOLDER [key=value …]",
-        FileTool("curve.points_again", "AnalyseTable", "analyse"),
+        FileTool("curve.analysis.points_again", "AnalyseTable", "analyse"),
     ),
     "speed": Tool(
         "how fast reward models train and score here, beside TRL's trainer and a padded pipeline",

@@ -12,13 +12,13 @@ from configs.errors import UserError
 from configs.records import sha256_of_record
 from judge.answers import Question
 from judge.answers import verdict_of as verdict_of
-from judge.asking import Asking
-from judge.budget import price_of
+from judge.asking.budget import price_of
+from judge.asking.endpoint import Endpoint
+from judge.asking.gold_endpoint import GoldJudge, by_margin, serve_gold
+from judge.asking.questions import Asking
+from judge.asking.store import STORE_FILE, ReplyStore
 from judge.config import GOLD_MODEL, JudgeKind, JudgeTable
-from judge.endpoint import Endpoint
-from judge.gold_endpoint import GoldJudge, by_margin, serve_gold
-from judge.people import PEOPLE_FOLDER, RatedPairs
-from judge.store import STORE_FILE, ReplyStore
+from judge.people.ratings import PEOPLE_FOLDER, RatedPairs
 from judge.verdicts import Verdict
 from tasks.records import Prompt, Task
 

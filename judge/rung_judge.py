@@ -14,7 +14,7 @@ import torch
 
 from configs.records import canonical_json
 from judge.answers import Question, verdict_of
-from judge.gold_endpoint import by_margin
+from judge.asking.gold_endpoint import by_margin
 from judge.prompting import shown_texts
 from judge.verdicts import Verdict
 from rm.answer_form import AnswerForm

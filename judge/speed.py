@@ -20,9 +20,9 @@ from configs.command import guarded
 from configs.errors import UserError
 from configs.loader import Table, read_words
 from configs.terminal import say
-from judge.endpoint import Endpoint, ask_all
-from judge.local_endpoint import Answer, Call, completion, serving
-from judge.store import ChatRequest, ReplyStore
+from judge.asking.endpoint import Endpoint, ask_all
+from judge.asking.local_endpoint import Answer, Call, completion, serving
+from judge.asking.store import ChatRequest, ReplyStore
 
 REPLY = '{"reason": "The first does what was asked, the second leaves half of it out.", "verdict": "first"}'
 

@@ -24,7 +24,7 @@ from configs.terminal import interval, say, show_table
 from judge.answers import Pair, Question, pair_answers, settle
 from judge.config import GOLD_MODEL, JudgeTable
 from judge.equal_length import equal_length_record
-from judge.evaluate import evaluate_judged, show_judged
+from judge.evaluation.command import evaluate_judged, show_judged
 from judge.judges import Court, Decide, open_judge, verdict_of
 from judge.prompting import count_attempts, load_prompt
 from judge.statistics import Estimate, cluster_bootstrap, compare, order_effects

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.records import read_jsonl, write_jsonl
-from policy.rewards import Parts, Rollout
+from policy.rewards.table import Parts, Rollout
 from rm.processes import gathered, is_main
 
 COMPLETIONS_FILE = "completions.parquet"

@@ -21,7 +21,7 @@ from configs.terminal import progress_bar
 from policy.answers import answer_prompts, summarise
 from policy.audit import Metrics
 from policy.config import PolicyTable
-from policy.divergence import Divergence
+from policy.updates.divergence import Divergence
 from rm.processes import is_main, wait_for_all
 from rm.training import mark_complete
 from tasks.records import Prompt, Task

@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from configs.errors import UserError
 from policy.audit import Metrics
 from policy.config import Keep, PolicyTable
-from policy.critic import CRITIC_ADAPTER
+from policy.updates.critic import CRITIC_ADAPTER
 from rm.processes import is_main
 from rm.training import last_complete_checkpoint
 

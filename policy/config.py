@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from policy.alarm_table import AlarmTable
-from policy.reward_graph import GraphTable
-from policy.sampler_table import SamplerTable
-from policy.verifiable_table import OF_A_LABEL, LabelKind, VerifiableTable
+from policy.alarms.table import AlarmTable
+from policy.rewards.graph import GraphTable
+from policy.rewards.verifiable_table import OF_A_LABEL, LabelKind, VerifiableTable
+from policy.rollouts.sampler_table import SamplerTable
 
 RewardName = Literal[
     "untrained",
@@ -84,7 +84,7 @@ class PolicyTable(VerifiableTable):
     """Settings of one cell, with those of `VerifiableTable`.
 
     Attributes:
-        reward: a row of `policy.rewards.REWARDS`; `untrained` answers with the base as it is.
+        reward: a row of `policy.rewards.table.REWARDS`; `untrained` answers with the base as it is.
         rung: the rung that scores, where the reward needs one.
         arm: names the cell in the place of its reward (`cell_name`), so that cells of one sweep may differ in anything;
             it changes nothing else.
@@ -92,7 +92,7 @@ class PolicyTable(VerifiableTable):
             `ppo` (a critic). A field that an algorithm does not read is refused.
         seed: seed of the policy; the run's seed where it is not given.
         model_name_or_path: the policy to start from; the task's own base where it is not given.
-        graph: the parts, weights and gates of `reward: graph` (`policy.reward_graph`); other rewards do not read it.
+        graph: the parts, weights and gates of `reward: graph` (`policy.rewards.graph`); other rewards do not read it.
         share_base: a rung that is LoRA on the policy's own base reads the policy's frozen weights.
         rung_server: address of a `rewardladder serve` that scores in the place of a rung loaded here.
         rung_server_key_env: name of the environment variable with its key.
@@ -102,10 +102,10 @@ class PolicyTable(VerifiableTable):
         num_mini_batches: optimizer steps a rollout is divided into. Only with more than one update a rollout
             (`num_iterations * num_mini_batches`) is anything ever clipped.
         gradient_accumulation_steps: pieces an optimizer step is cut into; packed updates need none to fit in memory.
-        packed: whether updates are computed packed (`policy.packed_update`); `auto` where that computes the same.
+        packed: whether updates are computed packed (`policy.updates`); `auto` where that computes the same.
         batch_tokens: most tokens of a packed line; it decides memory and speed, and no result beyond rounding.
         load_in_4bit: QLoRA (arXiv 2305.14314): the frozen body in 4 bits; needs a GPU and the extra `qlora`.
-        sampler: what draws the rollouts (`policy.sampler_table`).
+        sampler: what draws the rollouts (`policy.rollouts.sampler_table`).
         max_steps: optimizer steps.
         max_prompt_length: prompts with more tokens are left out of every split and counted, none is cut; all are kept
             where it is not given.
@@ -129,7 +129,7 @@ class PolicyTable(VerifiableTable):
         dev_every: the dev prompts are answered every so many steps; 0 never.
         keep: which state becomes the cell: the `last`, or of those looked at on the dev prompts the one with
             `best_reward` (training reward of the ten steps before) or `best_dev_gold`; never by the eval prompts.
-        alarms: signs of an ill run, and what is done about each (`policy.alarm_table`).
+        alarms: signs of an ill run, and what is done about each (`policy.alarms.table`).
         save_steps: a checkpoint to go on from, every so many steps, rounded up to the end of a rollout's updates.
         n_eval_samples: answers an eval prompt, for the judge and for pass@k.
         eval_greedy: whether each eval prompt is also answered greedily (temperature 0), in `greedy.jsonl`.

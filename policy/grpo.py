@@ -17,10 +17,10 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from configs.keyed import keyed_seed
 from policy.audit import Audit
-from policy.opened_turns import OpenedTurns
-from policy.packed_update import PackedUpdate
-from policy.rollout_noise import shared_noise
-from policy.update_figures import UpdateFigures
+from policy.rollouts.opened_turns import OpenedTurns
+from policy.rollouts.shared_noise import shared_noise
+from policy.updates.figures import UpdateFigures
+from policy.updates.packed_update import PackedUpdate
 
 
 def rollout_key(seed: int, step: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rm.memory import GIB, TRAINED_BYTES, BodyShape
 
 LOGITS_TOKENS = 1024
-"""Tokens of one chunk of logits (policy.token_head)."""
+"""Tokens of one chunk of logits (policy.updates.token_head)."""
 SLEEPING_BYTES = 1.5 * GIB
 """What a colocated vLLM keeps while it sleeps: its context, CUDA graphs and workspaces."""
 WHOLE_TRAINED_BYTES = {2: 2 + 2 + 4, 4: TRAINED_BYTES}

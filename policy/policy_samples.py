@@ -106,7 +106,7 @@ def rung_rewards(
         UserError: the run has no finished task, a prompt is not of it, or the calibrator is of another rung.
     """
     from calibration.calibrator import Calibrator
-    from policy.rewards import logits_of
+    from policy.rewards.table import logits_of
     from rm.scorer import RungScorer
     from tasks.records import read_prompts
     from tasks.table import load_task

@@ -1,6 +1,6 @@
 """PPO (arXiv 1707.06347) with a critic, on the rollouts and the policy loss of TRL's GRPOTrainer.
 
-TRL's loss takes advantages of shape (B, T); the critic makes them (`policy.advantages`) and learns in a backward pass
+TRL's loss takes advantages of shape (B, T); the critic makes them (`updates.advantages`) and learns in a backward pass
 of its own after the policy's. Overridden are `_generate_and_score_completions` (inherited), `_calculate_rewards`,
 `_prepare_inputs` and `training_step`, whose signatures have been stable since TRL 1.0; `_compute_loss` is TRL's own.
 `tests/test_ppo.py` fails when one of them, or an output key that is read here, changes.
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from policy.advantages import generalized_advantages, moments, token_rewards, value_loss, whitened
-from policy.alarm_callback import FACTOR_KEY
+from policy.alarms.callback import FACTOR_KEY
 from policy.callbacks import checkpoint_folder
 from policy.config import PolicyTable
-from policy.critic import Critic
 from policy.grpo import LadderGRPOTrainer
-from policy.packed_update import average_gradients
+from policy.updates.advantages import generalized_advantages, moments, token_rewards, value_loss, whitened
+from policy.updates.critic import Critic
+from policy.updates.packed_update import average_gradients
 from rm.processes import gathered, is_main
 
 

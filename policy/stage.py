@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import calibration.stage
-import policy.labels
+import policy.rewards.labels
 import rm.stage
 import tasks.stage
 from calibration.config import CalibrationTable
@@ -18,19 +18,19 @@ from configs.loader import Experiment
 from configs.records import read_json
 from configs.runfolder import MANIFEST, SCRATCH, Stage, run_stage
 from configs.terminal import say, show_table
-from policy.alarm_callback import RollBack, read_alarms, summarise_alarms
+from policy.alarms.callback import RollBack, read_alarms, summarise_alarms
 from policy.answers import GREEDY_FILE, answer_prompts, summarise, write_answers
 from policy.audit import read_metrics
 from policy.checkpoints import Looks, best_state
 from policy.config import PolicyTable, cell_name
-from policy.label_matching import LabelMatcher
 from policy.processes import refuse_processes
-from policy.prompt_lengths import within_length
-from policy.rewards import REWARDS, RewardSettings
-from policy.rungs import load_calibrator, open_calibrators, open_rungs
-from policy.train_prompts import choose_prompts
+from policy.rewards.label_matching import LabelMatcher
+from policy.rewards.rungs import load_calibrator, open_calibrators, open_rungs
+from policy.rewards.table import REWARDS, RewardSettings
+from policy.rewards.votes import Label
+from policy.rollouts.prompt_lengths import within_length
+from policy.rollouts.train_prompts import choose_prompts
 from policy.training import train_policy
-from policy.votes import Label
 from rm.backbone import four_bit_settings
 from rm.processes import MainAndOthers, is_main, n_processes, own_device
 from tasks.base_folder import base_path, load_causal_model
@@ -57,7 +57,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     table = experiment.table(ROOM, PolicyTable)
     refuse_processes(table)
     if table.label_kinds and not isinstance(task := load_task(experiment), VerifiableTask):
-        raise policy.labels.no_labels_for(task, table)
+        raise policy.rewards.labels.no_labels_for(task, table)
     if table.rungs:
         rm.stage.run(experiment)  # every process trains
     step = MainAndOthers()
@@ -83,8 +83,8 @@ def _lead(experiment: Experiment, table: PolicyTable, step: MainAndOthers) -> di
     elif table.reward == "graph" or (table.reward in REWARDS and REWARDS[table.reward].rule is not None):
         settings |= {"calibration": experiment.table("calibration", CalibrationTable).model_dump(mode="json")}
     if table.offline_labels(table.label_kinds):
-        policy.labels.run(experiment, table)
-        inputs |= {"labels": policy.labels.labels_folder(experiment, table)}
+        policy.rewards.labels.run(experiment, table)
+        inputs |= {"labels": policy.rewards.labels.labels_folder(experiment, table)}
     if table.reward == "untrained":
         settings = {name: settings[name] for name in sorted(settings) if name in _DECIDES_ANSWERS}
     stage = Stage(ROOM, cell_folder(experiment), settings, experiment.seed, inputs)
@@ -204,7 +204,7 @@ def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable, step: M
 def _labels(experiment: Experiment, table: PolicyTable) -> dict[str, Label]:
     if not table.offline_labels(table.label_kinds):
         return {}
-    return policy.labels.read_labels(policy.labels.labels_folder(experiment, table))
+    return policy.rewards.labels.read_labels(policy.rewards.labels.labels_folder(experiment, table))
 
 
 def _matcher(task: Task, table: PolicyTable, labels: dict[str, Label]) -> LabelMatcher | None:

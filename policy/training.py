@@ -15,19 +15,19 @@ from trl import GRPOConfig, RLOOConfig
 from configs.errors import UserError
 from configs.keyed import keyed_seed
 from configs.terminal import say
-from policy.alarm_callback import ALARMS_FILE, AlarmCallback
+from policy.alarms.callback import ALARMS_FILE, AlarmCallback
 from policy.audit import COMPLETIONS_FILE, METRICS_FILE, Audit, Metrics
 from policy.callbacks import CellCallback, CompleteCheckpoint
 from policy.checkpoints import KeepBest, Looks, copies_needed, restore_best
 from policy.config import PolicyTable
-from policy.divergence import Divergence
 from policy.grpo import LadderGRPOTrainer, LadderRLOOTrainer
-from policy.label_matching import LabelMatcher
 from policy.ppo import CriticCheckpoint, LadderPPOTrainer
-from policy.reward_callable import RewardCallable
-from policy.rewards import LogitSource, RewardSettings
-from policy.train_prompts import repeated_to_fill
-from policy.vllm_weights import send_without_merging
+from policy.rewards.callable import RewardCallable
+from policy.rewards.label_matching import LabelMatcher
+from policy.rewards.table import LogitSource, RewardSettings
+from policy.rollouts.train_prompts import repeated_to_fill
+from policy.rollouts.vllm_weights import send_without_merging
+from policy.updates.divergence import Divergence
 from rm.processes import is_main, n_processes, sharding, wait_for_all
 from rm.training import last_complete_checkpoint
 from tasks.records import Prompt, Task

@@ -111,7 +111,7 @@ class BodyShape:
 
         Args:
             checkpointed: `gradient_checkpointing`.
-            logits_tokens: tokens of one chunk of logits (policy.token_head); 0 for a reward model.
+            logits_tokens: tokens of one chunk of logits (policy.updates.token_head); 0 for a reward model.
         """
         layer = tokens * (12 * self.hidden + 4 * self.intermediate + 8 * self.key_value)
         differentiated = 8 * tokens * self.intermediate

@@ -13,9 +13,9 @@ from configs.keyed import keyed_seed
 from configs.loader import Experiment
 from policy.audit import Audit
 from policy.config import PolicyTable
-from policy.reward_callable import RewardCallable
-from policy.rewards import RewardSettings
-from policy.rungs import load_calibrator, open_calibrators
+from policy.rewards.callable import RewardCallable
+from policy.rewards.rungs import load_calibrator, open_calibrators
+from policy.rewards.table import RewardSettings
 from rm.scorer import RungScorer
 from tasks.advice import ITEMS, format_response
 from tasks.records import Prompt, read_prompts

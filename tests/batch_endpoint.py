@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from judge.local_endpoint import Answer, Call, completion
+from judge.asking.local_endpoint import Answer, Call, completion
 
 
 class BatchEndpoint:

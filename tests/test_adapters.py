@@ -31,8 +31,8 @@ from policy.adapters.reading import TextReader
 from policy.adapters.settings import adapter_table
 from policy.adapters.verl_reward import compute_score
 from policy.config import PolicyTable
-from policy.noise import Judged, add_noise, paper_a
-from policy.rewards import RewardSettings
+from policy.rewards.noise import Judged, add_noise, paper_a
+from policy.rewards.table import RewardSettings
 from rm.answer_form import AnswerForm
 from tasks.records import Grade, Prompt
 from tests.adapter_samples import completion, material, rewards_of_trl

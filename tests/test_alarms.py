@@ -14,13 +14,13 @@ import policy.stage
 from configs.errors import UserError
 from configs.loader import Experiment, read_words
 from configs.records import read_json, read_jsonl
-from policy.alarm_callback import ALARMS_FILE, read_alarms
-from policy.alarm_table import AlarmTable
-from policy.alarms import DETECTORS, repeated_share, replay
+from policy.alarms.callback import ALARMS_FILE, read_alarms
+from policy.alarms.detectors import DETECTORS, repeated_share, replay
+from policy.alarms.table import AlarmTable
 from policy.best_of_n import BestOfNTable, run
 from policy.config import PolicyTable
-from policy.critic import Critic
 from policy.stage import cell_folder
+from policy.updates.critic import Critic
 
 HEALTHY = {
     "loss": 0.1,

@@ -18,15 +18,15 @@ import pytest
 
 from configs.errors import UserError
 from configs.records import write_json
-from curve.analysis import analyse
-from curve.figure import draw
+from curve.analysis.whole import analyse
+from curve.figures.quality import draw
 from curve.points import COLUMNS, over_seeds
-from curve.report import findings_of, write_report
+from curve.report.page import findings_of, write_report
 from judge.answers import Question
-from judge.gold_endpoint import serve_app
-from judge.people import RatedPairs, agreement, read_ratings
-from judge.rating_page import Desk, application
-from judge.report import PagePair, plain, write_page
+from judge.asking.gold_endpoint import serve_app
+from judge.people.rating_page import Desk, application
+from judge.people.ratings import RatedPairs, agreement, read_ratings
+from judge.report.page import PagePair, plain, write_page
 from tests.chromium import Browser, program
 from tests.conftest import ROOT, small_experiment
 from tests.test_judge_adversaries import ADVERSARIES

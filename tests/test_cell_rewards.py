@@ -13,8 +13,8 @@ from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json
 from policy.config import PolicyTable, cell_name
-from policy.noise import Judged, add_noise, paper_a
-from policy.rewards import RewardSettings, Rollout, gold_reward
+from policy.rewards.noise import Judged, add_noise, paper_a
+from policy.rewards.table import RewardSettings, Rollout, gold_reward
 from policy.stage import cell_folder
 from tasks.records import Grade, Prompt, Response
 from tests.clients import served

@@ -10,10 +10,10 @@ import yaml
 
 from configs.errors import UserError
 from configs.loader import Experiment, load_experiment, parse_yaml
-from curve.cells import as_yaml, expand
-from curve.preparation import described
-from curve.sweep_check import check_sweep
-from curve.variants import setup_of, variants_of
+from curve.sweep.cells import as_yaml, expand
+from curve.sweep.check import check_sweep
+from curve.sweep.preparation import described
+from curve.sweep.variants import setup_of, variants_of
 from policy.config import PolicyTable
 from tests.conftest import ROOT
 

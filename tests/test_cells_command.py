@@ -16,11 +16,11 @@ import pytest
 
 from configs.errors import UserError
 from configs.loader import Experiment, load_experiment
-from curve.cells import expand
-from curve.cells_command import run_words
-from curve.status import duration, looks_of, show_status, time_left
-from judge.budget import Tokens
-from judge.store import ReplyStore
+from curve.sweep.cells import expand
+from curve.sweep.cells_command import run_words
+from curve.sweep.status import duration, looks_of, show_status, time_left
+from judge.asking.budget import Tokens
+from judge.asking.store import ReplyStore
 from tests.conftest import ROOT
 
 OVERRIDES = ["curve.sweep=[{reward: gold, noise.flip_rate: [0.1, 0.2]}, {reward: raw, rung: 65}]"]

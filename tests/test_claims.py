@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from configs.keyed import keyed_rng
-from curve.analysis import CLAIM_COLUMNS, analyse, claim_rows, curves_of, units_of
-from curve.claims import claims_of
-from curve.comparisons import neighbours
-from curve.contrasts import Contrast, couples_of, difference, level_of
-from curve.figure import draw
+from curve.analysis.claims import claims_of
+from curve.analysis.comparisons import neighbours
+from curve.analysis.contrasts import Contrast, couples_of, difference, level_of
+from curve.analysis.predictors import predictors, spearman
+from curve.analysis.spreads import spreads_of
+from curve.analysis.verdicts import Claim
+from curve.analysis.whole import CLAIM_COLUMNS, analyse, claim_rows, curves_of, units_of
+from curve.figures.quality import draw
 from curve.points import COLUMNS, over_seeds
-from curve.predictors import predictors, spearman
-from curve.report import write_report
-from curve.spreads import spreads_of
-from curve.verdicts import Claim
+from curve.report.page import write_report
 from tests.conftest import ROOT, small_experiment
 
 Points = list[dict[str, Any]]

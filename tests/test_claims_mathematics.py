@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from configs.keyed import keyed_rng
-from curve.claims_mathematics import mathematics_claims
-from curve.flips import flips
-from curve.starts import clean_gold, noise_series, rate_of, starts_of
-from curve.verdicts import Claim
+from curve.analysis.claims_mathematics import mathematics_claims
+from curve.analysis.flips import flips
+from curve.analysis.starts import clean_gold, noise_series, rate_of, starts_of
+from curve.analysis.verdicts import Claim
 from tests.test_claims import cell
 
 Points = list[dict[str, Any]]

@@ -13,14 +13,14 @@ import policy.stage
 from configs.errors import UserError
 from configs.loader import Experiment, load_experiment, read_words
 from configs.records import read_jsonl
-from curve.cells import expand
+from curve.sweep.cells import expand
 from policy.audit import METRICS_FILE
 from policy.config import PolicyTable
-from policy.packed_update import PackedUpdate
-from policy.rewards import RewardSettings
+from policy.rewards.table import RewardSettings
 from policy.stage import cell_folder
 from policy.training import UNREACHED_RATIO, trainer_config
-from policy.update_figures import UpdateFigures, completions_after, probability_sums
+from policy.updates.figures import UpdateFigures, completions_after, probability_sums
+from policy.updates.packed_update import PackedUpdate
 from tests.conftest import ROOT
 from tests.test_packed_update import small_model, trained
 

@@ -11,7 +11,7 @@ import torch
 
 from configs.errors import UserError
 from configs.records import read_json
-from policy.clipping_expectation import (
+from policy.clipping.expectation import (
     ClippingToyTable,
     advantages_of,
     clipped_gradient,
@@ -20,7 +20,7 @@ from policy.clipping_expectation import (
     simulate,
     softmax,
 )
-from policy.clipping_toy import run
+from policy.clipping.toy import run
 
 EPSILON = 0.2
 

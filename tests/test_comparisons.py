@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from curve.analysis import Beside, analyse, curves_of
-from curve.comparisons import routes
-from curve.domains import accuracies_by_domain, by_domain, domains_of
-from curve.domains_figure import draw_domains
+from curve.analysis.comparisons import routes
+from curve.analysis.domains import accuracies_by_domain, by_domain, domains_of
+from curve.analysis.whole import Beside, analyse, curves_of
+from curve.figures.domains import draw_domains
 from tests.test_claims import cell, sweep
 
 Points = list[dict[str, Any]]

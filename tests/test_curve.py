@@ -14,10 +14,10 @@ import pytest
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json
-from curve.cells import expand
 from curve.cli import main
 from curve.points import COLUMNS, over_seeds
-from curve.report import findings_of
+from curve.report.page import findings_of
+from curve.sweep.cells import expand
 from tests.conftest import ROOT, SMALL_ADVICE, small_experiment
 
 SWEEP = "curve.sweep=[{reward: [gold, rpr_only]}, {reward: [raw, rpr], rung: [55, 60]}]"
@@ -218,7 +218,7 @@ def test_findings_say_no_more_than_the_intervals() -> None:
 
 
 def test_a_sweep_without_reward_models_is_drawn_as_levels(tmp_path: Path) -> None:
-    from curve.figure import draw
+    from curve.figures.quality import draw
 
     points = [point("untrained", None, 0.5, 0.5, 0.5), point("gold", None, 0.9, 0.85, 0.95)]
     draw(tmp_path / "figure", points, over_seeds(points), "levels")

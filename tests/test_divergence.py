@@ -15,8 +15,8 @@ from configs.keyed import keyed_seed
 from configs.loader import Experiment
 from policy.audit import read_metrics
 from policy.config import PolicyTable
-from policy.divergence import Divergence
 from policy.stage import cell_folder
+from policy.updates.divergence import Divergence
 from tasks.base_folder import base_path, load_causal_model
 from tasks.records import Prompt, read_prompts
 from tasks.sampling import Sampled, sample
@@ -119,7 +119,7 @@ def test_cut_samples_estimate_nothing_and_say_why(base: Base, settings: dict[str
 
 def test_large_weights_are_not_copied(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     model, *_ = base
-    monkeypatch.setattr("policy.divergence.COPY_BYTES", 1000)
+    monkeypatch.setattr("policy.updates.divergence.COPY_BYTES", 1000)
     assert "a copy of them would take" in str(Divergence(model, table(lora_r=0)).missing)
     assert Divergence(model, table(lora_r=4)).missing is None
 

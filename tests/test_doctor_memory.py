@@ -10,8 +10,8 @@ import pytest
 
 import curve.doctor_memory
 from configs.loader import Experiment, load_experiment
-from curve.cells import expand
 from curve.doctor_memory import policy_look, reward_model_look
+from curve.sweep.cells import expand
 from policy.config import PolicyTable
 from rm.benchmarks.random_material import SHAPES
 from rm.config import RMTable

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs.keyed import keyed_rng
-from curve.fits import Units, basis, find_knee, fit_record, monotone, regress
-from curve.knee_coverage import CoverageTable, coverage
+from curve.analysis.fits import Units, basis, find_knee, fit_record, monotone, regress
+from curve.analysis.knee_coverage import CoverageTable, coverage
 
 
 def units(x: list[float], y: list[float], x_se: float = 0.01, y_se: float = 0.02) -> Units:

@@ -23,7 +23,7 @@ from configs.loader import Experiment
 from configs.records import read_json, read_jsonl
 from policy.audit import COMPLETIONS_FILE, METRICS_FILE, SCHEMA
 from policy.config import PolicyTable
-from policy.rewards import RewardSettings
+from policy.rewards.table import RewardSettings
 from policy.stage import cell_folder
 from policy.training import trainer_config
 from tests.conftest import ROOT, SMALL_ADVICE, small_experiment

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 from policy.audit import Audit
 from policy.config import PolicyTable
-from policy.reward_callable import RewardCallable
-from policy.rewards import RewardSettings
+from policy.rewards.callable import RewardCallable
+from policy.rewards.table import RewardSettings
 from tasks.mathematics.task import MathematicsTable, MathematicsTask
 from tasks.mathematics.workers import shared_checker
 from tasks.records import Prompt

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from configs.loader import ROOMS, load_experiment
-from curve.cells import UNTRAINED
 from curve.cli import check_ladder, check_sweep
+from curve.sweep.cells import UNTRAINED
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("configs", "tasks", "rm", "calibration", "policy", "judge", "curve")
@@ -87,7 +87,7 @@ def test_the_rooms_of_an_experiment_are_the_rooms_of_the_house() -> None:
 
 def test_records_can_be_calibrated_and_judged_without_torch() -> None:
     program = (
-        "import calibration.calibrator, calibration.stage, judge.stage, curve.cli, curve.cells, rm.measures, "
+        "import calibration.calibrator, calibration.stage, judge.stage, curve.cli, curve.sweep.cells, rm.measures, "
         "rm.config, policy.config, sys; print('torch' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

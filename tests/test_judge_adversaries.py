@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from judge.answers import Answer, Pair, Question
-from judge.asking import Asking
+from judge.asking.endpoint import Endpoint
+from judge.asking.local_endpoint import Answer as Sent
+from judge.asking.local_endpoint import Call, completion, serving
+from judge.asking.questions import Asking
+from judge.asking.store import ReplyStore
 from judge.config import JudgeTable
-from judge.endpoint import Endpoint
-from judge.local_endpoint import Answer as Sent
-from judge.local_endpoint import Call, completion, serving
 from judge.prompting import Texts, attempts, load_prompt, mark_of, read_rendered, render
-from judge.store import ReplyStore
 from judge.verdicts import read_strength, read_verdict, write_verdict
 from tasks.records import Prompt
 

@@ -15,10 +15,10 @@ from sklearn.metrics import cohen_kappa_score
 from configs.errors import UserError
 from configs.keyed import keyed_rng
 from configs.records import read_json, read_jsonl, write_jsonl
-from judge.labelled_pairs import read_labelled_pairs, verdicts_of
+from judge.agreement.labelled_pairs import read_labelled_pairs, verdicts_of
+from judge.agreement.stored_texts import read_stored, said, stored_in
+from judge.agreement.validate import ValidateTable, drawn, run
 from judge.statistics.agreement import agreement, ceiling, cohens_kappa, label_of, length_dependence
-from judge.stored_texts import read_stored, said, stored_in
-from judge.validate import ValidateTable, drawn, run
 from judge.verdicts import Verdict, combine
 
 LLMBAR = "judge/llmbar_gpt4.jsonl"

@@ -11,7 +11,7 @@ import pytest
 from configs.errors import UserError
 from configs.records import read_json, read_jsonl, write_jsonl
 from judge.answer_files import AnswersTable, pair_files, run
-from judge.local_endpoint import Answer, Call, completion, serving
+from judge.asking.local_endpoint import Answer, Call, completion, serving
 from judge.prompting import read_rendered
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from judge import batch_api
-from judge.budget import Price
-from judge.endpoint import Endpoint, ask_all
-from judge.local_endpoint import Answer, Call, completion, serving
-from judge.replies import Failure
-from judge.store import ChatRequest, Reply, ReplyStore
+from judge.asking import batch_api
+from judge.asking.budget import Price
+from judge.asking.endpoint import Endpoint, ask_all
+from judge.asking.local_endpoint import Answer, Call, completion, serving
+from judge.asking.replies import Failure
+from judge.asking.store import ChatRequest, Reply, ReplyStore
 from tests.batch_endpoint import BatchEndpoint
 
 ROOT = Path(__file__).parent.parent
@@ -73,8 +73,8 @@ def test_a_batch_that_never_arrived_is_handed_in_again(tmp_path: Path) -> None:
 CLIENT = """
 import sys
 from pathlib import Path
-from judge.store import ReplyStore
-from judge.endpoint import ask_all
+from judge.asking.store import ReplyStore
+from judge.asking.endpoint import ask_all
 from tests.test_judge_batches import REQUESTS, reaching
 with ReplyStore(Path(sys.argv[2])) as store:
     ask_all(REQUESTS, reaching(sys.argv[1]), store)

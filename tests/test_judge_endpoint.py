@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from judge import rate_limit
-from judge.endpoint import Endpoint, ask_all
-from judge.rate_limit import retry_after_s
-from judge.replies import Failure, PassingFailure, read_reply
-from judge.store import ChatRequest, Reply, ReplyStore
+from judge.asking import rate_limit
+from judge.asking.endpoint import Endpoint, ask_all
+from judge.asking.rate_limit import retry_after_s
+from judge.asking.replies import Failure, PassingFailure, read_reply
+from judge.asking.store import ChatRequest, Reply, ReplyStore
 
 KEY = "sk-very-secret-0123456789"
 Script = Callable[[str, int], tuple[int, dict[str, str], bytes] | None]
@@ -365,7 +365,7 @@ def test_the_first_stored_reply_counts_for_every_process(tmp_path: Path) -> None
 OWNER = """
 import sys, time
 from pathlib import Path
-from judge.store import ReplyStore
+from judge.asking.store import ReplyStore
 store = ReplyStore(Path(sys.argv[1]))
 print(store.claim("taken"), flush=True)
 time.sleep(60)

@@ -16,8 +16,8 @@ from collections import Counter
 from pathlib import Path
 
 from configs.keyed import keyed_uniform
-from judge.local_endpoint import Answer, Call, completion, serving
-from judge.store import ReplyStore
+from judge.asking.local_endpoint import Answer, Call, completion, serving
+from judge.asking.store import ReplyStore
 
 N_PAIRS = 2000
 CONCURRENCY = 48
@@ -28,12 +28,12 @@ CLIENT = """
 import sys, json
 from dataclasses import asdict
 from pathlib import Path
-from judge import rate_limit
+from judge.asking import rate_limit
 from judge.answers import Answer, Pair, Question
-from judge.asking import Asking
+from judge.asking.questions import Asking
 from judge.config import JudgeTable
-from judge.endpoint import Endpoint
-from judge.store import ReplyStore
+from judge.asking.endpoint import Endpoint
+from judge.asking.store import ReplyStore
 from tasks.records import Prompt
 rate_limit.FIRST_WAIT_S = 0.01
 url, path, out, n = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
@@ -168,8 +168,8 @@ class Bucket:
 
 
 def test_a_limit_of_600_a_minute_is_used_to_95_percent_without_a_storm(tmp_path: Path) -> None:
-    from judge.endpoint import Endpoint, ask_all
-    from judge.store import ChatRequest
+    from judge.asking.endpoint import Endpoint, ask_all
+    from judge.asking.store import ChatRequest
 
     bucket = Bucket(10.0)
     requests = [ChatRequest("b", {"model": "m", "messages": [{"role": "user", "content": str(i)}]}) for i in range(85)]
@@ -183,9 +183,9 @@ def test_a_limit_of_600_a_minute_is_used_to_95_percent_without_a_storm(tmp_path:
 
 
 def test_a_limit_on_tokens_is_kept(tmp_path: Path) -> None:
-    from judge.budget import usual
-    from judge.endpoint import Endpoint, ask_all
-    from judge.store import ChatRequest
+    from judge.asking.budget import usual
+    from judge.asking.endpoint import Endpoint, ask_all
+    from judge.asking.store import ChatRequest
 
     bodies = [
         {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": f"{i:03d}" + "x" * 397}]}

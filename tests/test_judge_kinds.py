@@ -13,18 +13,18 @@ from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json
 from judge.answers import Answer, Pair, Question
-from judge.asking import Asking, read_outcome
+from judge.asking.endpoint import Endpoint
+from judge.asking.local_endpoint import Answer as Sent
+from judge.asking.local_endpoint import Call, completion, serving
+from judge.asking.questions import Asking, read_outcome
+from judge.asking.replies import Failure
+from judge.asking.store import ChatRequest, Reply, ReplyStore
 from judge.config import JudgeTable
-from judge.endpoint import Endpoint
 from judge.judges import Court, open_judge
-from judge.local_endpoint import Answer as Sent
-from judge.local_endpoint import Call, completion, serving
 from judge.original_prompt import is_published, render_original
-from judge.people import SHEET_FILE
+from judge.people.ratings import SHEET_FILE
 from judge.prompting import load_prompt, read_rendered, render
-from judge.replies import Failure
 from judge.stage import Sitting, judge_cell, run
-from judge.store import ChatRequest, Reply, ReplyStore
 from judge.verdicts import Verdict, combine, majority, read_strength, read_verdict
 from tasks.records import Prompt
 from tests.test_judge_stage import answers, experiment, rows_of, write_cell  # noqa: F401 - a fixture

@@ -14,15 +14,15 @@ import pytest
 
 from configs.errors import UserError
 from judge.answers import Answer, Pair, Question
-from judge.asking import Asking
-from judge.budget import Price, Tokens, counted, dollars, most, preview, price_of, usual
+from judge.asking.budget import Price, Tokens, counted, dollars, most, preview, price_of, usual
+from judge.asking.endpoint import Endpoint, ask_all
+from judge.asking.local_endpoint import Answer as Sent
+from judge.asking.local_endpoint import Call, completion, serving
+from judge.asking.questions import Asking
+from judge.asking.replies import Failure
+from judge.asking.store import ChatRequest, Cost, Reply, ReplyStore
 from judge.config import JudgeTable, PriceTable
-from judge.endpoint import Endpoint, ask_all
 from judge.judges import Court, open_judge
-from judge.local_endpoint import Answer as Sent
-from judge.local_endpoint import Call, completion, serving
-from judge.replies import Failure
-from judge.store import ChatRequest, Cost, Reply, ReplyStore
 from tasks.records import Prompt
 
 ROOT = Path(__file__).parent.parent
@@ -163,8 +163,8 @@ def test_a_try_after_a_lost_one_has_to_fit_as_well(tmp_path: Path) -> None:
 OWNER = """
 import sys, time
 from pathlib import Path
-from judge.budget import Price, Tokens
-from judge.store import Cost, ReplyStore
+from judge.asking.budget import Price, Tokens
+from judge.asking.store import Cost, ReplyStore
 store = ReplyStore(Path(sys.argv[1]))
 print(store.claim("theirs", Cost("a", Tokens(60, 0), Price(1e6, 0), 100.0)), flush=True)
 time.sleep(60)
@@ -190,8 +190,8 @@ def test_what_others_have_in_flight_counts_and_what_died_in_flight_too(tmp_path:
 def test_an_endpoint_that_hangs_is_given_up_before_every_try_has_timed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from judge import endpoint as endpoint_module
-    from judge import rate_limit
+    from judge.asking import endpoint as endpoint_module
+    from judge.asking import rate_limit
 
     monkeypatch.setattr(endpoint_module, "BREAKER_S", 0.5)
     monkeypatch.setattr(rate_limit, "FIRST_WAIT_S", 0.01)

@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 from configs.errors import UserError
 from configs.records import read_json
 from judge.answers import Answer, Pair, Question
-from judge.gold_endpoint import serve_app
-from judge.people import RatedPairs, agreement, blind, read_ratings, read_sheet, write_sheet
+from judge.asking.gold_endpoint import serve_app
+from judge.people.rating_page import Desk, RateTable, application, run
+from judge.people.ratings import RatedPairs, agreement, blind, read_ratings, read_sheet, write_sheet
 from judge.prompting import Texts
-from judge.rating_page import Desk, RateTable, application, run
 from tasks.records import Prompt
 
 

@@ -12,12 +12,12 @@ from configs.errors import UserError
 from configs.loader import load_experiment
 from judge.__main__ import run_and_show
 from judge.answers import Answer, Pair, Question
-from judge.asking import chat_request, read_outcome, verdict_schema
+from judge.asking.gold_endpoint import GoldJudge
+from judge.asking.questions import chat_request, read_outcome, verdict_schema
+from judge.asking.replies import Failure
+from judge.asking.store import ChatRequest, Reply, ReplyStore
 from judge.config import JudgeTable
-from judge.gold_endpoint import GoldJudge
 from judge.judges import Court, open_judge
-from judge.replies import Failure
-from judge.store import ChatRequest, Reply, ReplyStore
 from tasks.arithmetic import messages_for
 from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
 from tasks.records import Grade, Prompt

@@ -17,14 +17,14 @@ from configs.records import read_json, write_json, write_jsonl
 from configs.runfolder import Stage, run_stage
 from judge import compare as compare_tool
 from judge import plan
-from judge import report as report_tool
+from judge.agreement.validate import ValidateTable, run
+from judge.asking.local_endpoint import Answer as Sent
+from judge.asking.local_endpoint import Call, completion, serving
 from judge.compare import CompareTable
-from judge.local_endpoint import Answer as Sent
-from judge.local_endpoint import Call, completion, serving
 from judge.plan import PlanTable
 from judge.prompting import read_rendered
-from judge.report import PagePair, ReportTable, plain, sections_of, write_page
-from judge.validate import ValidateTable, run
+from judge.report import page as report_tool
+from judge.report.page import PagePair, ReportTable, plain, sections_of, write_page
 from judge.verdicts import Verdict, combine, shown
 from tasks.records import Prompt, write_prompts
 

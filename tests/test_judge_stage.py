@@ -18,8 +18,8 @@ from configs.loader import Experiment
 from configs.records import read_json, read_jsonl, write_jsonl
 from configs.runfolder import Stage, is_finished, run_stage
 from judge import stage as judge_stage
+from judge.asking.gold_endpoint import GoldJudge, by_margin, serve_gold
 from judge.config import JudgeTable
-from judge.gold_endpoint import GoldJudge, by_margin, serve_gold
 from judge.prompting import Texts, load_prompt, render
 from judge.stage import Sitting, judge_cell, run, show
 from tasks.advice import (
@@ -337,7 +337,7 @@ def test_failed_requests_leave_the_stage_open_and_the_next_run_asks_only_them(
 
     bad = next(r["answer"] for i, r in enumerate(answers("better")) if i == 8)
     monkeypatch.setattr(judge, "decide", moody)
-    monkeypatch.setattr("judge.rate_limit.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("judge.asking.rate_limit.FIRST_WAIT_S", 0.01)
     monkeypatch.setenv("OPENAI_API_KEY", "")
     with serve_gold(judge, "pairwise") as local:
         monkeypatch.setenv("OPENAI_API_KEY", local.api_key)

@@ -20,9 +20,9 @@ import pytest
 
 from configs.errors import UserError
 from judge.answers import Answer, Pair, Question
+from judge.asking.store import STORE_FILE, ReplyStore
 from judge.config import JudgeTable
 from judge.judges import Court, open_judge
-from judge.store import STORE_FILE, ReplyStore
 from tasks.records import Prompt
 from tests.tiny_rungs import make_base, sentence
 

@@ -14,8 +14,8 @@ from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from configs.errors import UserError
 from configs.records import read_json, read_jsonl, write_jsonl
-from judge.people import PEOPLE_FOLDER, SHEET_FILE, read_sheet
-from judge.validate import ValidateTable, run
+from judge.agreement.validate import ValidateTable, run
+from judge.people.ratings import PEOPLE_FOLDER, SHEET_FILE, read_sheet
 from tests.tiny_rungs import make_base, make_rung, sentence
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import policy.labels
+import policy.rewards.labels
 import policy.stage
 import tasks.stage
 from configs.errors import UserError
@@ -23,10 +23,10 @@ from configs.loader import Experiment, load_experiment
 from configs.records import read_json, read_jsonl, write_jsonl
 from policy.audit import COMPLETIONS_FILE
 from policy.config import PolicyTable
-from policy.noise import Judged, add_noise, paper_a
+from policy.rewards.noise import Judged, add_noise, paper_a
+from policy.rewards.votes import Label, answer_classes, is_tie, label_of
+from policy.rollouts.train_prompts import choose_prompts, repeated_to_fill
 from policy.stage import cell_folder
-from policy.train_prompts import choose_prompts, repeated_to_fill
-from policy.votes import Label, answer_classes, is_tie, label_of
 from tasks.arithmetic import VARIANTS
 from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
 from tasks.mathematics.task import MathematicsTable, MathematicsTask
@@ -108,11 +108,11 @@ def test_the_label_of_a_prompt_by_hand() -> None:
 def test_labels_are_made_once_for_cells_that_start_together_and_are_what_the_samples_say(sums: Experiment) -> None:
     table = sums.with_overrides({"policy.reward": "majority"}).table("policy", PolicyTable)
     with ThreadPoolExecutor(3) as threads:
-        manifests = list(threads.map(lambda _: policy.labels.run(sums, table), range(3)))
+        manifests = list(threads.map(lambda _: policy.rewards.labels.run(sums, table), range(3)))
     assert manifests[0] == manifests[1] == manifests[2]
-    folder = policy.labels.labels_folder(sums, table)
+    folder = policy.rewards.labels.labels_folder(sums, table)
     assert folder == sums.folder / "labels" / "base-k6"
-    labels = policy.labels.read_labels(folder)
+    labels = policy.rewards.labels.read_labels(folder)
     assert list(labels) == [prompt.prompt_id for prompt in read_prompts(sums.folder / "tasks", "train")]
     assert {label.n_samples for label in labels.values()} == {6}
     found = manifests[0]["summary"]
@@ -125,21 +125,21 @@ def test_samples_that_are_there_are_not_drawn_again(
     sums: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, prompts = sums.table("policy", PolicyTable), read_prompts(sums.folder / "tasks", "train")
-    whole = policy.labels._sampled(tmp_path / "whole", sums, table, ADDS, prompts)
-    monkeypatch.setattr(policy.labels, "CHUNK", 10)
-    pieces = policy.labels._sampled(tmp_path / "pieces", sums, table, ADDS, prompts)
+    whole = policy.rewards.labels._sampled(tmp_path / "whole", sums, table, ADDS, prompts)
+    monkeypatch.setattr(policy.rewards.labels, "CHUNK", 10)
+    pieces = policy.rewards.labels._sampled(tmp_path / "pieces", sums, table, ADDS, prompts)
     assert pieces == whole
     files = sorted((tmp_path / "pieces").iterdir())
     assert [len(list(read_jsonl(path))) for path in files] == [60, 60, 24]
     files[1].unlink()
     before = files[0].stat().st_mtime_ns
-    assert policy.labels._sampled(tmp_path / "pieces", sums, table, ADDS, prompts) == whole
+    assert policy.rewards.labels._sampled(tmp_path / "pieces", sums, table, ADDS, prompts) == whole
     assert files[0].stat().st_mtime_ns == before and files[1].exists()
 
 
 def test_a_cell_climbs_its_labels_and_keeps_them(sums: Experiment) -> None:
     folder, rows = made(sums, reward="majority")
-    labels = policy.labels.read_labels(sums.folder / "labels" / "base-k6")
+    labels = policy.rewards.labels.read_labels(sums.folder / "labels" / "base-k6")
     for row in rows:
         label = labels[row["prompt_id"]].majority
         assert row["label"] == label
@@ -198,17 +198,17 @@ def test_samples_made_elsewhere_are_read_and_bad_ones_refused(sums: Experiment, 
     write_jsonl(path, [{"prompt_id": name, "completion": f"The answer is {n}."} for n in (4, 5, 5)])
     cell = sums.with_overrides({"name": "given", "policy.labels.file": str(path), "policy.reward": "majority"})
     table = cell.table("policy", PolicyTable)
-    found = policy.labels.run(cell, table)["summary"]
+    found = policy.rewards.labels.run(cell, table)["summary"]
     assert (found["samples"], found["without_label"]) == (3, 23)
-    assert policy.labels.read_labels(policy.labels.labels_folder(cell, table))[name].majority == "5"
+    assert policy.rewards.labels.read_labels(policy.rewards.labels.labels_folder(cell, table))[name].majority == "5"
     write_jsonl(path, [{"prompt_id": name}])
     with pytest.raises(UserError, match="labels/given: was finished"):
-        policy.labels.run(cell, table)
+        policy.rewards.labels.run(cell, table)
     with pytest.raises(UserError, match="line 1: a sample needs prompt_id and completion, found prompt_id"):
-        policy.labels._given(path, [])
+        policy.rewards.labels._given(path, [])
     write_jsonl(path, [{"prompt_id": "other", "completion": ""}])
     with pytest.raises(UserError, match="no sample is of a training prompt of this run"):
-        policy.labels._given(path, [])
+        policy.rewards.labels._given(path, [])
 
 
 def test_problems_in_files_have_labels_too(sums: Experiment, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_problems_in_files_have_labels_too(sums: Experiment, tmp_path: Path) -> 
     }
     settings |= {"max_completion_length": 4, "max_steps": 1, "num_generations": 2, "prompts_per_step": 4}
     _, rows = made(own, reward="majority", **settings)
-    labels = policy.labels.read_labels(own.folder / "labels" / "given")
+    labels = policy.rewards.labels.read_labels(own.folder / "labels" / "given")
     assert labels[wrong] == Label(wrong, 2, 2, "8", 2, False, True, "8", 2)
     assert labels[half.prompt_id].majority_wrong is False and labels[half.prompt_id].wrong_votes == 0
     assert {row["label"] for row in rows} <= {"8", half.meta["answer"], None}

@@ -329,7 +329,7 @@ def test_a_mistake_in_any_table_is_refused_before_the_first_stage(
 
 
 def test_an_experiment_is_described_by_what_was_read(tmp_path: Path) -> None:
-    from curve.preparation import describe
+    from curve.sweep.preparation import describe
 
     first = load_experiment(
         written(tmp_path, "seed: 3\nrm: {steps: 1, learning_rate: 2e-3, none: null}"), ["judge.a=[1]"]

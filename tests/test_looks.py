@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import UserError
-from curve.looks import (
+from curve.analysis.looks import (
     LOOK_COLUMNS,
     best_of_first,
     gather_looks,
@@ -22,7 +22,7 @@ from curve.looks import (
     read_looks,
     with_looks,
 )
-from curve.looks_figure import draw_ends, draw_looks
+from curve.figures.looks import draw_ends, draw_looks
 from curve.points import write_table
 from tests.test_claims import cell
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-import policy.noise
-from policy.noise import Judged, NoiseTable, add_noise, draw, paper_a, paper_b
+import policy.rewards.noise
+from policy.rewards.noise import Judged, NoiseTable, add_noise, draw, paper_a, paper_b
 
 BATCH = [
     Judged("p", 0, 5, 1.0),
@@ -42,7 +42,7 @@ def test_the_two_papers_rules_on_a_hand_made_batch_and_that_they_differ(monkeypa
         assert step == 5
         return by_answer[str(question), int(sample)]
 
-    monkeypatch.setattr(policy.noise, "keyed_uniform", drawn)
+    monkeypatch.setattr(policy.rewards.noise, "keyed_uniform", drawn)
     # Paper A at p = 0.4: all of p is flipped but its malformed answer, nothing of q.
     assert given(BATCH, paper_a(0.4)) == [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     # Its code, line by line: one draw at the first answer of each group, 1 - score, malformed answers keep 0.
@@ -108,7 +108,7 @@ def test_order_batch_and_resume_change_nothing(unit: str) -> None:
 def test_another_process_draws_the_same() -> None:
     batch = "[Judged(f'p{i}', i % 4, i % 3, float(i % 2)) for i in range(64)]"
     program = (
-        "from policy.noise import *\nimport sys\n"
+        "from policy.rewards.noise import *\nimport sys\n"
         f"print([g.reward for g in add_noise({batch}, paper_a(0.4), 7)], 'torch' in sys.modules)"
     )
     ran = subprocess.run(

@@ -18,10 +18,10 @@ import tasks.stage
 from configs.errors import UserError
 from configs.loader import Experiment, load_experiment
 from configs.records import read_json, read_jsonl
-from curve.cells import expand
-from judge.base_prompts import PromptsTable, forms_of, run
-from judge.contestants import read_cell
-from policy.opened_turns import OpenedTurns
+from curve.sweep.cells import expand
+from judge.evaluation.base_prompts import PromptsTable, forms_of, run
+from judge.evaluation.contestants import read_cell
+from policy.rollouts.opened_turns import OpenedTurns
 from policy.stage import cell_folder
 from tasks.arithmetic import PROMPTS, VARIANTS, messages_for
 from tasks.arithmetic_world import ArithmeticTable

@@ -18,8 +18,8 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from configs.errors import UserError
 from policy.config import PolicyTable
-from policy.critic import Critic
-from policy.packed_pass import (
+from policy.updates.critic import Critic
+from policy.updates.packed_pass import (
     CompletionRows,
     PackedPass,
     completion_hidden,
@@ -27,8 +27,8 @@ from policy.packed_pass import (
     over_completions,
     token_logps,
 )
-from policy.packed_update import PackedUpdate, why_model_cannot_pack
-from policy.token_head import chunk_statistics, token_statistics
+from policy.updates.packed_update import PackedUpdate, why_model_cannot_pack
+from policy.updates.token_head import chunk_statistics, token_statistics
 from rm.packed.fused_lora import fused_layers
 from tasks.tiny_base import build_tokenizer
 
@@ -413,7 +413,7 @@ def test_policies_that_would_compute_something_else_are_left_to_trl(tmp_path: Pa
 
 
 def test_trl_still_reads_its_figures_from_the_method_that_is_overridden() -> None:
-    """Where this fails, look at what `policy.packed_update` passes on and returns before changing the lists here."""
+    """Where this fails, look at what `packed_update` passes on and returns before changing the lists here."""
     method = GRPOTrainer._get_per_token_logps_and_entropies
     names = list(inspect.signature(method).parameters)
     assert names[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]

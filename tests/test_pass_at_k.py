@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.keyed import keyed_rng
-from judge.pass_at_k import majority_at_k, pass_at_k
+from judge.evaluation.pass_at_k import majority_at_k, pass_at_k
 
 
 @pytest.mark.parametrize(

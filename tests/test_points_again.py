@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from configs.errors import UserError
-from curve.analysis import analyse
-from curve.looks import LOOK_COLUMNS
+from curve.analysis.looks import LOOK_COLUMNS
+from curve.analysis.points_again import AnalyseTable, join, read_points, run
+from curve.analysis.whole import analyse
 from curve.points import COLUMNS, write_table
-from curve.points_again import AnalyseTable, join, read_points, run
 from tests.conftest import ROOT
 from tests.test_claims import RAW, cell, sweep
 from tests.test_claims_mathematics import arms, two_bases
@@ -71,7 +71,7 @@ def test_outcomes_in_the_run_pair_the_prompts(tmp_path: Path, monkeypatch: pytes
         asked.append(judged)
         return outcomes
 
-    monkeypatch.setattr("curve.points_again.outcomes_by_prompt", found)
+    monkeypatch.setattr("curve.analysis.points_again.outcomes_by_prompt", found)
     run([str(path)], AnalyseTable(output=str(tmp_path / "out")))
     assert asked == [tmp_path / "run" / "judge"]
     rows = json.loads((tmp_path / "out" / "analysis.json").read_text())["neighbours"]

@@ -11,7 +11,7 @@ from calibration.scored_text import demand_scored_text
 from configs.errors import UserError
 from configs.loader import load_experiment
 from policy.config import PolicyTable
-from policy.rungs import load_calibrator
+from policy.rewards.rungs import load_calibrator
 from tasks.preference.sets import PreferenceTable, PreferenceTask
 from tasks.records import Prompt, read_prompts, write_prompts
 from tasks.responses import read_plain, with_instruction

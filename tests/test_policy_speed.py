@@ -12,7 +12,7 @@ import pytest
 from configs.errors import UserError
 from configs.loader import read_words
 from configs.records import read_json
-from policy.speed import PolicySpeedTable, run
+from policy.speed.command import PolicySpeedTable, run
 
 SMALL = ["prompts_per_step=2", "num_generations=4", "prompt_tokens=24", "completion_tokens=16", "spread=0.5", "steps=3"]
 SMALL += ["trl_batch_sizes=[2, 8]", "trl_checkpointing=[false]", "learning_rate=0.01", "lora_r=4"]
@@ -47,7 +47,7 @@ def test_the_command_compares_equal_work_and_writes_its_figures(
 
 
 def test_ppo_is_compared_with_its_own_padded_path(capsys: pytest.CaptureFixture[str]) -> None:
-    from policy.speed_work import compare
+    from policy.speed.work import compare
 
     found = compare(table("algorithm=ppo", "batch_tokens=100", "trl_batch_sizes=[8]"))
     ours, padded = found["ours"], found["padded"]
@@ -58,7 +58,7 @@ def test_ppo_is_compared_with_its_own_padded_path(capsys: pytest.CaptureFixture[
 
 
 def test_what_is_apart_is_measured() -> None:
-    from policy.speed_work import apart
+    from policy.speed.work import apart
 
     one = {"gradient": np.array([3.0, 4.0]), "logps": {b"a": np.array([-1.0, -2.0])}}
     other = {"gradient": np.array([3.0, 3.0]), "logps": {b"a": np.array([-1.0, -2.5])}}
@@ -70,7 +70,7 @@ def test_what_is_apart_is_measured() -> None:
 def test_replayed_completions_are_those_of_their_step() -> None:
     from types import SimpleNamespace
 
-    from policy.speed_material import random_prompts, replayed, words_tokenizer
+    from policy.speed.material import random_prompts, replayed, words_tokenizer
 
     prompts = random_prompts(table())
     assert [len(ids) for ids in words_tokenizer(512)(text=prompts)["input_ids"]] == [24] * 4
@@ -93,5 +93,5 @@ def test_settings_that_compare_nothing_are_refused() -> None:
 
 
 def test_the_settings_are_read_without_torch() -> None:
-    code = "import sys, policy.speed; sys.exit('torch' in sys.modules)"
+    code = "import sys, policy.speed.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

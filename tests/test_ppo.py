@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOTrainer
 
 from configs.errors import UserError
-from policy.advantages import generalized_advantages, moments, token_rewards, value_loss, whitened
 from policy.config import PolicyTable
-from policy.critic import Critic
 from policy.ppo import CriticCheckpoint, LadderPPOTrainer
-from policy.rewards import RewardSettings
+from policy.rewards.table import RewardSettings
 from policy.training import trainer_config
+from policy.updates.advantages import generalized_advantages, moments, token_rewards, value_loss, whitened
+from policy.updates.critic import Critic
 from tests import ppo_oracle
 from tests.tiny_rungs import make_base, sentence
 

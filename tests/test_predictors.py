@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from configs.keyed import keyed_rng
-from curve.predictors import PREDICTORS, pearson, predictors, spearman, units_to_predict
-from curve.predictors_figure import draw_predictors
+from curve.analysis.predictors import PREDICTORS, pearson, predictors, spearman, units_to_predict
+from curve.figures.predictors import draw_predictors
 from tests.test_claims import TRUE, cell
 
 Points = list[dict[str, Any]]

@@ -19,8 +19,8 @@ import pytest
 import curve.stage
 import tasks.stage
 from configs.errors import UserError
-from curve.ray_jobs import STARTED, RayTable, run_on_ray
-from curve.workers import Job, run_side_by_side
+from curve.sweep.ray_jobs import STARTED, RayTable, run_on_ray
+from curve.sweep.workers import Job, run_side_by_side
 from tests.conftest import small_experiment
 from tests.test_workers import FOLLOWER, is_alive, wait_for
 
@@ -185,7 +185,7 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curve.ray_jobs.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("curve.sweep.ray_jobs.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'reward-ladder\[ray\]', or choose local"):
         run_on_ray([Job("c", ["true"], tmp_path / "cell.log", 1)], RayTable())
     assert run_on_ray([], RayTable()) == {}
@@ -203,8 +203,8 @@ def test_an_address_is_checked_as_it_is_read() -> None:
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked at through /proc")
 def test_an_interrupted_run_on_a_cluster_of_its_own_leaves_nobody_behind(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom curve.ray_jobs import STARTED, RayTable, run_on_ray\n"
-        "from curve.workers import Job\n"
+        "import sys\nfrom pathlib import Path\nfrom curve.sweep.ray_jobs import STARTED, RayTable, run_on_ray\n"
+        "from curve.sweep.workers import Job\n"
         f"folder, command = Path({str(tmp_path)!r}), [sys.executable, '-c', {FOLLOWER!r}]\n"
         "run_on_ray([Job(name, command, folder / name / 'cell.log', 1) for name in 'ab'], RayTable())"
     )

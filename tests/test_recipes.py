@@ -15,12 +15,12 @@ import policy.stage
 from configs.errors import UserError
 from configs.loader import Experiment, load_experiment
 from configs.records import read_json
-from curve.cells import Cell, expand
 from curve.doctor import examine
 from curve.doctor_memory import policy_look
+from curve.sweep.cells import Cell, expand
 from policy.audit import COMPLETIONS_FILE
 from policy.config import PolicyTable
-from policy.noise import NoiseTable, paper_a
+from policy.rewards.noise import NoiseTable, paper_a
 from policy.stage import cell_folder
 from tasks.mathematics.task import MathematicsTable
 from tasks.tiny_base import build_model, build_tokenizer

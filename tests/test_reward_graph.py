@@ -9,7 +9,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.loader import Experiment
-from policy.reward_graph import GraphTable, graph_reward
+from policy.rewards.graph import GraphTable, graph_reward
 
 PARTS = {"quality": {"kind": "score", "rung": 65}, "reasoning": {"kind": "rpr"}, "form": {"kind": "format"}}
 GATED = {"part": "reasoning", "weight": 0.1, "gates": [{"part": "quality", "below": 0.5}]}

@@ -9,8 +9,8 @@ from calibration.config import CalibrationTable
 from configs.errors import UserError
 from configs.loader import Experiment
 from policy.config import NEEDS_RUNG, PolicyTable, cell_name
-from policy.rewards import REWARDS, Parts, RewardSettings, Rollout
-from policy.rungs import load_calibrator
+from policy.rewards.rungs import load_calibrator
+from policy.rewards.table import REWARDS, Parts, RewardSettings, Rollout
 from rm.units import ScoreUnits
 from tasks.records import Grade, Prompt, Response
 

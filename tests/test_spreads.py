@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.keyed import keyed_rng
-from curve.spreads import spreads_of
+from curve.analysis.spreads import spreads_of
 from tests.test_claims import cell
 
 Points = list[dict[str, Any]]

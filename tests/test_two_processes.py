@@ -27,7 +27,7 @@ from configs.loader import Experiment
 from configs.records import read_jsonl
 from policy.config import PolicyTable
 from policy.processes import refuse_processes
-from policy.rollout_noise import OwnRows
+from policy.rollouts.shared_noise import OwnRows
 from policy.stage import cell_folder
 from rm.processes import sharding
 from tests.conftest import ROOT, SMALL_ADVICE

@@ -15,7 +15,7 @@ from configs.loader import Experiment
 from configs.records import read_json
 from curve.cli import main
 from curve.points import COLUMNS, over_seeds
-from curve.workers import Job
+from curve.sweep.workers import Job
 from tests.conftest import ROOT, SMALL_ADVICE
 from tests.test_curve import bytes_of, point
 

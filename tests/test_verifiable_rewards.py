@@ -14,11 +14,11 @@ from calibration.config import CalibrationTable
 from configs.errors import UserError
 from configs.keyed import keyed_rng
 from policy.config import PolicyTable, cell_name
-from policy.label_matching import LabelMatcher, Match
-from policy.noise import Judged, add_noise
-from policy.rewards import Parts, RewardSettings, Rollout, reward_of
-from policy.text_rewards import contains, repeats
-from policy.votes import Label
+from policy.rewards.label_matching import LabelMatcher, Match
+from policy.rewards.noise import Judged, add_noise
+from policy.rewards.table import Parts, RewardSettings, Rollout, reward_of
+from policy.rewards.text import contains, repeats
+from policy.rewards.votes import Label
 from tasks.arithmetic_world import ArithmeticTable, ArithmeticTask
 from tasks.mathematics.task import MathematicsTable, MathematicsTask
 from tasks.records import Prompt, VerifiableTask

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from trl.generation.vllm_generation import VLLMGeneration
 
 from configs.errors import UserError
-from policy.vllm_weights import WALK, sampled_parameters, send_without_merging
+from policy.rollouts.vllm_weights import WALK, sampled_parameters, send_without_merging
 from tasks.tiny_base import build_model, build_tokenizer
 
 

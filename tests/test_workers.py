@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from curve.workers import Job, run_side_by_side
+from curve.sweep.workers import Job, run_side_by_side
 
 ROOT = Path(__file__).parent.parent
 
@@ -117,7 +117,7 @@ FOLLOWER = (
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_cells_end_with_the_run_however_it_ends(tmp_path: Path, how: signal.Signals) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom curve.workers import Job, run_side_by_side\n"
+        "import sys\nfrom pathlib import Path\nfrom curve.sweep.workers import Job, run_side_by_side\n"
         f"folder, command = Path({str(tmp_path)!r}), [sys.executable, '-c', {FOLLOWER!r}]\n"
         "jobs = [Job(name, command, folder / name / 'cell.log', 1) for name in 'ab']\n"
         "run_side_by_side(jobs, 2)"

@@ -20,8 +20,8 @@ from configs.errors import UserError
 from configs.keyed import keyed_seed
 from configs.records import sha256_of_record
 from policy.adapters.reading import Reader
-from policy.reward_graph import OF_A_RUNG, Reads
-from policy.rewards import LogitSource, Parts, RewardSettings, Rollout, logits_of, reward_of
+from policy.rewards.graph import OF_A_RUNG, Reads
+from policy.rewards.table import LogitSource, Parts, RewardSettings, Rollout, logits_of, reward_of
 from tasks.preference.fields import RowProblem, messages_of
 from tasks.records import Grade, Message, Prompt, Response
 

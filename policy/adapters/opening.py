@@ -17,8 +17,8 @@ from configs.runfolder import MANIFEST
 from policy.adapters.core import NO_LIMIT, CompletionReward
 from policy.adapters.reading import Reader, TextReader
 from policy.adapters.settings import AdapterTable, Format
-from policy.rewards import REWARDS, LogitSource, RewardSettings
-from policy.verifiable_table import OF_A_LABEL
+from policy.rewards.table import REWARDS, LogitSource, RewardSettings
+from policy.rewards.verifiable_table import OF_A_LABEL
 from rm.answer_form import AnswerForm
 from rm.rung_digest import rung_digest
 from rm.serving.client import ServedRung

@@ -13,7 +13,7 @@ from policy.adapters.label import meta_of_label
 from policy.adapters.opening import reader_of, task_record
 from policy.adapters.settings import Format
 from policy.config import PolicyTable
-from policy.rewards import RewardSettings
+from policy.rewards.table import RewardSettings
 from rm.answer_form import AnswerForm
 from rm.serving.rewarding import Asked
 from tasks.records import Message

@@ -1,0 +1,1 @@
+"""What the points settle: fits, claims, comparisons, predictors, spreads."""

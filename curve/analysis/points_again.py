@@ -1,0 +1,195 @@
+"""`rewardladder analyse a/curve/points.csv b/curve/points.csv`: figure, fits and claims again, from points alone.
+
+Several files are one sweep: runs that differ in `rm.seed`, `rm.route` or `policy.algorithm` and share their world.
+Where a file still lies in its run, outcomes and gold by prompt, domains, and looks during training are read there, and
+prompts are paired; elsewhere the prompts of two cells count as independent. Looks are also read from a file beside the
+points that is named alike (`looks.csv` beside `points.csv`, `demo-looks.csv` beside `demo-points.csv`).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import Field
+
+from configs.errors import UserError
+from configs.loader import Table
+from configs.terminal import say
+from curve.analysis.contrasts import MARGIN
+from curve.analysis.looks import read_looks
+from curve.analysis.whole import Beside, sentences_of
+from curve.points import COLUMNS, Point, outcomes_by_prompt
+
+WORDS = frozenset(
+    {"cell", "rung", "route", "reward", "algorithm", "judge", "variant", "base", "setup", "arm", "treatment"}
+)
+WHOLE = frozenset(
+    {
+        "seed",
+        "rm_seed",
+        "rm_n_pairs",
+        "n_prompts",
+        "dev_n_prompts",
+        "judge_n_both_orders",
+        "updates_per_rollout",
+        "n_updates",
+    }
+)
+NEEDED = ("cell", "rung", "route", "reward", "algorithm", "seed", "rm_seed", "rm_accuracy", "quality", "n_prompts")
+SAME_CELL = ("route", "rm_seed", "rung", "reward", "treatment", "flip_rate", "algorithm", "seed", "base", "setup")
+"""What names a cell in all runs of one sweep."""
+SAME = ("quality", "gold_mean", "length_mean", "n_prompts")
+"""What a cell without a rung has in common in all runs of one world."""
+
+SAME_MEAN = 1e-6
+"""Outcomes that do not have the mean of the point are of another version of the run, and are not used."""
+
+
+class AnalyseTable(Table):
+    """Settings of `rewardladder analyse`.
+
+    Attributes:
+        output: a folder for figure, points, analysis and claims.
+        margin: of equivalence, in win rate.
+        seed: of the bootstraps.
+        title: of the figure.
+        strategies: what `rewardladder strategy` wrote, for claim 11; that of the run where it is not given.
+    """
+
+    output: str = "analysis"
+    margin: float = Field(default=MARGIN, gt=0.0, lt=1.0)
+    seed: int = 0
+    title: str = "How accurate must the reward model be?"
+    strategies: str | None = None
+
+
+def read_points(path: Path) -> list[Point]:
+    """The rows of a `points.csv`; columns of a later version are missing in it, and so None.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, or a number is none.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows, found = list(reader), reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read as points ({why}); name a points.csv of this tool") from None
+    lacking = [name for name in NEEDED if name not in found]
+    if lacking or not rows:
+        what = f"lacks {', '.join(lacking)}" if lacking else "has no rows"
+        raise UserError(f"{path}: {what}; name a points.csv of this tool")
+    points = []
+    for number, row in enumerate(rows, start=2):
+        point: Point = dict.fromkeys(COLUMNS)
+        for name in COLUMNS:
+            text = row.get(name)
+            if not text:
+                continue
+            try:
+                point[name] = text if name in WORDS else int(text) if name in WHOLE else float(text)
+            except ValueError:
+                raise UserError(f"{path}:{number}: {name} should be a number, found {text!r}") from None
+        if point["quality"] is None or (point["rung"] is not None and point["rm_accuracy"] is None):
+            raise UserError(f"{path}:{number}: {point['cell']} has no quality, or a rung without an accuracy")
+        points.append(point)
+    return points
+
+
+def join(files: Sequence[Sequence[Point]], names: Sequence[str]) -> list[Point]:
+    """All points, each cell once: cells of rungs by route, RM seed, rung, reward, algorithm and seed.
+
+    Raises:
+        UserError: two files hold different cells that should be one, so they are not of one sweep.
+    """
+    joined: dict[tuple[Any, ...], tuple[Point, str]] = {}
+    for points, name in zip(files, names, strict=True):
+        for point in points:
+            key = tuple(point.get(column) for column in SAME_CELL)
+            first, place = joined.setdefault(key, (point, name))
+            other = next((column for column in SAME if first[column] != point[column]), None)
+            if other:
+                raise UserError(
+                    f"{name}: {point['cell']} is not the one of {place} ({other} {point[other]} and {first[other]}); "
+                    "runs of one world are analysed together, others one by one"
+                )
+    return [point for point, _ in joined.values()]
+
+
+def run(paths: Sequence[str], table: AnalyseTable) -> None:
+    """Write what `curve.analysis.files` lists, and say what was found.
+
+    Raises:
+        UserError: a file is no points, or the files are not of one sweep.
+    """
+    from curve.analysis.files import read_strategies, write_analysis
+
+    if not paths:
+        raise UserError("analyse: name one points.csv or more, for example runs/demo/curve/points.csv")
+    files: list[list[Point]] = []
+    besides: list[Beside] = []
+    for path in paths:
+        points, beside = read_with_run(Path(path))
+        label = f"{Path(path).absolute().parent.parent.name}/" if paths[1:] else ""
+        files.append([{**point, "cell": label + point["cell"]} for point in points])
+        besides.append(_renamed(beside, label))
+    points, folder = join(files, paths), Path(table.output)
+    beside = _merged(besides)
+    if table.strategies is not None:
+        beside = replace(beside, strategies=read_strategies(Path(table.strategies)))
+    analysis = write_analysis(folder, points, beside, table.title, table.seed, table.margin)
+    for line in sentences_of(analysis):
+        say(f"- {line}")
+    figures = ", ".join(str(path) for path in sorted(folder.glob("*.png")))
+    say(f"\n{len(points)} cells, prompts paired for {len(beside.outcomes)}.\nFigures: {figures}")
+
+
+def read_with_run(path: Path) -> tuple[list[Point], Beside]:
+    """The points of a file, and what lies beside them.
+
+    Raises:
+        UserError: the file, or the looks beside it, cannot be read.
+    """
+    from curve.analysis.files import beside_run
+
+    points, run_folder = read_points(path), path.absolute().parent.parent
+    means = {point["cell"]: point["quality"] for point in points}
+    found = outcomes_by_prompt(run_folder / "judge", list(means))
+    outcomes = {
+        cell: values
+        for cell, values in found.items()
+        if values and abs(fmean(values.values()) - means[cell]) < SAME_MEAN
+    }
+    beside = beside_run(run_folder, points, outcomes)
+    looks = path.with_name(path.name.replace("points", "looks"))
+    if looks != path and looks.exists():
+        beside = replace(beside, looks=read_looks(looks))
+    return points, beside
+
+
+def _renamed(beside: Beside, label: str) -> Beside:
+    return replace(
+        beside,
+        outcomes={label + cell: values for cell, values in beside.outcomes.items()},
+        golds={label + cell: values for cell, values in beside.golds.items()},
+        accuracies={label + cell: values for cell, values in beside.accuracies.items()},
+        looks=[{**look, "cell": label + look["cell"]} for look in beside.looks],
+    )
+
+
+def _merged(besides: Sequence[Beside]) -> Beside:
+    strategies = next((beside.strategies for beside in besides if beside.strategies is not None), None)
+    return Beside(
+        outcomes={cell: values for beside in besides for cell, values in beside.outcomes.items()},
+        golds={cell: values for beside in besides for cell, values in beside.golds.items()},
+        looks=[look for beside in besides for look in beside.looks],
+        domains={prompt: domain for beside in besides for prompt, domain in beside.domains.items()},
+        accuracies={cell: values for beside in besides for cell, values in beside.accuracies.items()},
+        strategies=strategies,
+    )

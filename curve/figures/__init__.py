@@ -1,0 +1,1 @@
+"""The figures, each from the data that is written beside it."""

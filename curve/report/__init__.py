@@ -1,0 +1,1 @@
+"""The report: one page for any browser, and its summary in Markdown."""

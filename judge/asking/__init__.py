@@ -1,0 +1,1 @@
+"""How an endpoint is asked: requests, limits, retries, money, batches, and the store of replies."""

@@ -1,0 +1,1 @@
+"""The page of the most decisive and most contested pairs."""

@@ -1,0 +1,1 @@
+"""Does clipping bias a policy whose rewards are coin flips? Exact, simulated, drawn."""

@@ -1,0 +1,1 @@
+"""What is drawn: the sampler, the prompts of a step, and the noise that all processes share."""

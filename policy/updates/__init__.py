@@ -1,0 +1,1 @@
+"""What is learned from a rollout: advantages, the critic, and packed passes."""
