@@ -31,14 +31,14 @@ demo: install
 
 test: install
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report= --durations=15
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report= --durations=15
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow"
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # verl and OpenRLHF pin other libraries than ours; their callers run on a CPU.
 VERL := .venv-verl

@@ -47,6 +47,24 @@ def small_experiment(runs_dir: Path, *overrides: str) -> Experiment:
     return load_experiment(ROOT / "configs" / "demo.yaml", [f"runs_dir={runs_dir}", *SMALL_ADVICE, *overrides])
 
 
+LONGEST_FIRST = (
+    "test_demo",
+    "test_kill",
+    "test_variants",
+    "test_ray_jobs",
+    "test_tools",
+    "test_two_processes",
+    "test_curve",
+)
+"""Files that take minutes begin first, or one process would wait for the other's last file."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others in their order."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One cache of taught bases for all test processes and runs, which begins with the golden one."""
