@@ -183,7 +183,7 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError(f"{path}: seed must be a whole number of at least 0, found {seed!r}")
     runs_dir = tree.get("runs_dir", "runs")
-    if not isinstance(runs_dir, str) or not runs_dir or "\0" in runs_dir:
+    if not isinstance(runs_dir, str) or not runs_dir or not runs_dir.isprintable():
         raise UserError(f"{path}: runs_dir must be a folder, found {runs_dir!r}")
     return Experiment(str(path), name, seed, Path(runs_dir).expanduser(), {room: tree[room] for room in ROOMS})
 
@@ -200,7 +200,7 @@ def read_words(words: Sequence[str], model: type[TableT], command: str) -> tuple
     settings: dict[str, Any] = {}
     for word in words:
         key, equals, _ = word.partition("=")
-        if equals and key.replace(".", "_").isidentifier() and not Path(word).exists():
+        if equals and key.replace(".", "_").isidentifier() and not is_a_file(word):
             dotted, value = _read_override(word)
             _set_dotted(settings, dotted.split("."), value, dotted)
         else:
@@ -209,6 +209,14 @@ def read_words(words: Sequence[str], model: type[TableT], command: str) -> tuple
         return paths, model.model_validate(settings)
     except ValidationError as error:
         raise UserError(f"{command}: {_explain(error, '', model)}") from None
+
+
+def is_a_file(word: str) -> bool:
+    """Whether a word of a command line is the path of something that is there; a long setting is no path at all."""
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _read_override(override: str) -> tuple[str, Any]:

@@ -9,6 +9,7 @@ points that is named alike (`looks.csv` beside `points.csv`, `demo-looks.csv` be
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ WHOLE = frozenset(
     }
 )
 NEEDED = ("cell", "rung", "route", "reward", "algorithm", "seed", "rm_seed", "rm_accuracy", "quality", "n_prompts")
+SHARES = ("quality", "quality_lo", "quality_hi", "rm_accuracy", "rm_accuracy_lo", "rm_accuracy_hi", "flip_rate")
+"""Columns of numbers between 0 and 1."""
 SAME_CELL = ("route", "rm_seed", "rung", "reward", "treatment", "flip_rate", "algorithm", "seed", "base", "setup")
 """What names a cell in all runs of one sweep."""
 SAME = ("quality", "gold_mean", "length_mean", "n_prompts")
@@ -75,7 +78,7 @@ def read_points(path: Path) -> list[Point]:
         UserError: it cannot be read, lacks a column, or a number is none.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             rows, found = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -93,13 +96,33 @@ def read_points(path: Path) -> list[Point]:
             if not text:
                 continue
             try:
-                point[name] = text if name in WORDS else int(text) if name in WHOLE else float(text)
+                point[name] = text if name in WORDS else int(text) if name in WHOLE else _finite(text)
             except ValueError:
-                raise UserError(f"{path}:{number}: {name} should be a number, found {text!r}") from None
-        if point["quality"] is None or (point["rung"] is not None and point["rm_accuracy"] is None):
-            raise UserError(f"{path}:{number}: {point['cell']} has no quality, or a rung without an accuracy")
+                raise UserError(f"{path}:{number}: {name} should be a number, found {text[:60]!r}") from None
+        _refuse(point, f"{path}:{number}")
         points.append(point)
     return points
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _refuse(point: Point, where: str) -> None:
+    """Refuse a row that is no point: without a name or a reward, or with numbers that cannot be."""
+    nameless = [name for name in ("cell", "reward") if point[name] is None]
+    if nameless:
+        raise UserError(f"{where}: {', '.join(nameless)} is empty; name a points.csv of this tool")
+    if point["quality"] is None or (point["rung"] is not None and point["rm_accuracy"] is None):
+        raise UserError(f"{where}: {point['cell']} has no quality, or a rung without an accuracy")
+    for name in SHARES:
+        if point[name] is not None and not 0 <= point[name] <= 1:
+            raise UserError(f"{where}: {name} should be between 0 and 1, found {point[name]}")
+    if point["n_prompts"] is None or point["n_prompts"] < 1:
+        raise UserError(f"{where}: n_prompts should be 1 or more, found {point['n_prompts']}")
 
 
 def join(files: Sequence[Sequence[Point]], names: Sequence[str]) -> list[Point]:

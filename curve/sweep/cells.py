@@ -166,7 +166,7 @@ def as_yaml(value: Any) -> str:
 
     YAML takes `1e-05` for text.
     """
-    if isinstance(value, str) and WORD.fullmatch(value) and parse_yaml(value) == value:
+    if isinstance(value, str) and WORD.fullmatch(value) and _is_plain(value):
         return value
     if isinstance(value, dict):
         return (
@@ -176,3 +176,11 @@ def as_yaml(value: Any) -> str:
         return "[" + ", ".join(map(as_yaml, value)) + "]"
     text = json.dumps(value, ensure_ascii=False)
     return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text
+
+
+def _is_plain(word: str) -> bool:
+    """Whether YAML reads a word as itself; it refuses one like 2026-99-99, which has a date's form."""
+    try:
+        return bool(parse_yaml(word) == word)
+    except ValueError:
+        return False

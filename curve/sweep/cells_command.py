@@ -21,7 +21,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from configs.errors import UserError
-from configs.loader import TOP_KEYS, Experiment, Table, load_experiment, read_words
+from configs.loader import TOP_KEYS, Experiment, Table, is_a_file, load_experiment, read_words
 from configs.records import place_to_write, write_bytes
 from configs.runfolder import is_finished
 from curve.sweep.cells import expand
@@ -124,6 +124,8 @@ def write_sbatch(experiment: Experiment, lines: Lines, table: CellsTable) -> Non
         UserError: it cannot be written there.
     """
     file = place_to_write(str(table.sbatch), "sbatch").absolute()
+    if not str(file).isprintable():
+        raise UserError(f"sbatch: {str(file)!r} would break the script's lines; name another file")
     places = {kind: file.with_suffix(f".{kind}.lines") for kind in ("preparation", "cells")}
     logs = (experiment.folder / "slurm").absolute()
     logs.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,7 @@ def _line(threads: int, *words: str) -> str:
 
 def _is_override(word: str) -> bool:
     key, equals, _ = word.partition("=")
-    return bool(equals) and key.replace(".", "_").isidentifier() and not Path(word).exists()
+    return bool(equals) and key.replace(".", "_").isidentifier() and not is_a_file(word)
 
 
 def _is_setting(word: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -198,14 +199,15 @@ def _is_held(folder: Path) -> bool:
 def _last_step(folder: Path) -> int | None:
     """The last step in the metrics of a cell; a last line that is being written is passed over."""
     for line in reversed(_tail(folder / METRICS_FILE).splitlines()):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return int(json.loads(line)["step"])
     return None
 
 
 def _error_in(log: Path) -> str:
     """The error that a cell's log ends with; empty where it ends otherwise."""
-    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+    shown = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in _tail(log))
+    lines = [line.strip() for line in shown.splitlines() if line.strip()]
     if not lines:
         return ""
     if lines[-1].startswith("error:"):
@@ -227,4 +229,8 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = read_json(folder / MANIFEST)
     except UserError:
         return None
-    return manifest if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict):
+        return None
+    seconds, at = manifest.get("seconds", 0.0), manifest.get("finished", "")
+    is_duration = type(seconds) in (int, float) and math.isfinite(seconds) and seconds >= 0
+    return manifest if is_duration and isinstance(at, str) else None

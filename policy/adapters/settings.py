@@ -88,9 +88,9 @@ class AdapterTable(Table):
     @field_validator("server")
     @classmethod
     def _an_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^\s/@]+(/|$)", value):  # perhaps a password, not to be shown
+        if value is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):  # perhaps with a key
             raise ValueError(
-                "must look like http://127.0.0.1:8000, without a name or password; a key goes by api_key_env"
+                "must look like http://127.0.0.1:8000, without a name, a password or a query; a key goes by api_key_env"
             )
         return value
 

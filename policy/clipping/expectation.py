@@ -69,8 +69,8 @@ class ClippingToyTable(Table):
     updates: int = Field(3, ge=1, le=8)
     learning_rate: float = Field(0.5, gt=0)
     same_groups: bool = False
-    rollouts: int = Field(200, ge=0)
-    replicates: int = Field(2000, ge=2)
+    rollouts: int = Field(200, ge=0, le=100_000)
+    replicates: int = Field(2000, ge=2, le=1_000_000)
     seed: int = Field(0, ge=0)
     output: str | None = None
 
