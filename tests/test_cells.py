@@ -47,6 +47,7 @@ def test_names_of_a_sweep_without_arms_are_what_they_always_were(tmp_path: Path)
         ("{reward: gold, noise: [{flip_rate: 0.4}, {flip_rate: 0.4, unit: group}]}", None),
         ("{reward: gold, arm: [a, b], noise: {flip_rate: 0.4}}", ["a-grpo-s0", "b-grpo-s0"]),
         ("{reward: raw, rung: 65, arm: cold}", ["cold-rung65-grpo-s0"]),
+        ("{reward: gold, arm: '2026-99-99'}", ["2026-99-99-grpo-s0"]),
         ("{reward: gold, arm: 'lr{learning_rate}', learning_rate: [1e-5, 2e-4, 1.0]}", None),
         ("{reward: gold, arm: 'b{prompts_per_step}-{noise.unit}', prompts_per_step: [4, 8]}", None),
         ("{reward: untrained, arm: 't{eval_temperature}', eval_temperature: [0.5, 1.5]}", ["t0.5", "t1.5"]),

@@ -107,6 +107,22 @@ def test_what_is_no_command_is_refused(given: list[str], sentence: str) -> None:
         run_words(given)
 
 
+def test_a_long_override_is_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = ", ".join(f"v{i}: {{rm.seed: {i}}}" for i in range(30))
+    assert len(printed(capsys, words(tmp_path, f"curve.variants={{{many}}}"))) == 30 + 2 + 60
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [("sbatch", "would break the script's lines"), ("runs_dir", "runs_dir must be a folder")],
+)
+def test_a_path_of_two_lines_writes_no_script(tmp_path: Path, broken: str, sentence: str) -> None:
+    paths = {"runs_dir": tmp_path / "runs", "sbatch": tmp_path / "sweep.sbatch"} | {broken: tmp_path / "a\ntouch b #"}
+    with pytest.raises(UserError, match=sentence):
+        run_words([*words(tmp_path), *(f"{key}={json.dumps(str(path))}" for key, path in paths.items())])
+    assert list(tmp_path.glob("*a*")) == []
+
+
 def test_slurm_prepares_first_and_then_runs_one_line_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
@@ -176,6 +192,23 @@ def test_a_traceback_is_a_failure_and_a_bar_is_none(tmp_path: Path) -> None:
         (cell.folder / "cell.log").write_text(log)
     seen = [rows(found)[f"policy/{cell.name}"] for cell in cells]
     assert seen[:2] == [("failed", None, "ValueError: bug"), ("missing", None, "")]
+
+
+@pytest.mark.parametrize("wrong", ['{"seconds": "x"}', '{"seconds": [1]}', '{"seconds": -5}', '{"seconds": 1e999}', "[]"])
+def test_a_manifest_of_something_else_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    found = loaded(tmp_path)
+    cell = expand(found)[1]
+    finish(cell.folder)
+    (cell.folder / "manifest.json").write_text(wrong)
+    (cell.folder / "metrics.jsonl").write_text('{"step": 7}\n{"step": 1e999}\n' + "[" * 9000)
+    assert rows(found)[f"policy/{cell.name}"] == ("damaged", None, "")
+    show_status(found)
+    assert f"damaged: the manifest.json of policy/{cell.name}" in capsys.readouterr().out
+    (cell.folder / "manifest.json").unlink()
+    (cell.folder / "cell.log").write_bytes(b"error: \x1b[2Jno \xff\n")
+    assert rows(found)[f"policy/{cell.name}"] == ("failed", 7, "?[2Jno \ufffd")
 
 
 def test_time_left_is_by_cells_of_the_same_algorithm(tmp_path: Path) -> None:

@@ -115,6 +115,12 @@ def test_flips_of_two_bases_are_one_analysis(tmp_path: Path) -> None:
     assert rows[0].startswith("start,kind,flip_rate,informativeness,value,lo,hi") and len(rows) == 5
 
 
+def test_points_that_a_spreadsheet_saved_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + (HEADER + "a,,,gold,grpo,0,,,0.5,400\n").replace("\n", "\r\n").encode())
+    assert [point["cell"] for point in read_points(path)] == ["a"]
+
+
 def test_runs_of_different_worlds_are_refused() -> None:
     one, other = [cell("gold", None, 0.9)], [cell("gold", None, 0.8)]
     with pytest.raises(UserError, match=r"is not the one of a\.csv \(quality 0\.8 and 0\.9"):
@@ -129,6 +135,11 @@ def test_runs_of_different_worlds_are_refused() -> None:
         (HEADER + "a,,,gold,grpo,0,,,many,400\n", "points.csv:2: quality should be a number, found 'many'"),
         (HEADER + "a,65,early_stop,raw,grpo,0,0,,0.5,400\n", "a has no quality, or a rung without an accuracy"),
         ("\ud800", "cannot be read as points"),
+        (HEADER + ",,,gold,grpo,0,,,0.5,400\n", "points.csv:2: cell is empty"),
+        (HEADER + "a,,,gold,grpo,0,,,nan,400\n", "points.csv:2: quality should be a number, found 'nan'"),
+        (HEADER + "a,,,gold,grpo,0,,,5,400\n", "points.csv:2: quality should be between 0 and 1, found 5.0"),
+        (HEADER + "a,,,gold,grpo,0,,,0.5,-3\n", "points.csv:2: n_prompts should be 1 or more, found -3"),
+        (HEADER + "a,,,gold,grpo,0,,,0.5,\n", "points.csv:2: n_prompts should be 1 or more, found None"),
     ],
 )
 def test_what_is_no_points_is_refused_in_one_line(tmp_path: Path, content: str, sentence: str) -> None:

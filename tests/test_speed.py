@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,17 @@ SMALL = {"steps": 10, "pairs_per_step": 4, "trl_batch_sizes": [2], "trl_checkpoi
 SMALL |= {"response_tokens": 30, "score_pairs": 16, "learning_rate": 1e-3}
 
 
-def test_ten_steps_have_trls_losses_and_gradient_norms(tmp_path: Path) -> None:
-    found = compare(SpeedTable.model_validate(SMALL))
+@pytest.fixture
+def small(tmp_path: Path) -> SpeedTable:
+    """Prompts of 5 to 400 tokens: a quarter of HelpSteer3's, as far apart from each other."""
+    chats = [[{"role": "user", "content": "word " * n}] for n in (4, 12, 30, 55, 90, 160, 320)]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": chat}) + "\n" for chat in chats))
+    return SpeedTable.model_validate({**SMALL, "prompts": path})
+
+
+def test_ten_steps_have_trls_losses_and_gradient_norms(small: SpeedTable) -> None:
+    found = compare(small)
     ours, trl = found["ours"], found["trl"]
     assert len(ours["losses"]) == len(trl["losses"]) == 10
     assert len({round(loss, 4) for loss in ours["losses"]}) > 3, "the losses must move, or their equality says little"
@@ -32,10 +42,9 @@ def test_ten_steps_have_trls_losses_and_gradient_norms(tmp_path: Path) -> None:
     assert found["mean_tokens_a_pair"] < found["mean_tokens_a_pair_unshared"]
 
 
-def test_gradients_of_packed_and_padded_pairs_agree() -> None:
-    table = SpeedTable.model_validate(SMALL)
-    model = random_model(table, RMTable.model_validate({"lora_r": 4}), "cpu")
-    pairs = [TrainingPair(*pair) for pair in random_pairs(table, 8)]
+def test_gradients_of_packed_and_padded_pairs_agree(small: SpeedTable) -> None:
+    model = random_model(small, RMTable.model_validate({"lora_r": 4}), "cpu")
+    pairs = [TrainingPair(*pair) for pair in random_pairs(small, 8)]
     gradients = []
     for packed in (True, False):
         model.zero_grad()

@@ -206,13 +206,17 @@ def _last_step(folder: Path) -> int | None:
 
 def _error_in(log: Path) -> str:
     """The error that a cell's log ends with; empty where it ends otherwise."""
-    shown = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in _tail(log))
-    lines = [line.strip() for line in shown.splitlines() if line.strip()]
+    lines = [_printable(line.strip()) for line in _tail(log).splitlines() if line.strip()]
     if not lines:
         return ""
     if lines[-1].startswith("error:"):
         return lines[-1].removeprefix("error:").strip()
     return lines[-1] if any(line.startswith("Traceback (most recent call last)") for line in lines) else ""
+
+
+def _printable(line: str) -> str:
+    """A line of a log without the signs that would move or colour a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _tail(path: Path) -> str:
