@@ -23,6 +23,7 @@ from curve.analysis.looks import (
     with_looks,
 )
 from curve.figures.looks import draw_ends, draw_looks
+from curve.figures.names import name_of
 from curve.points import write_table
 from tests.test_claims import cell
 
@@ -132,3 +133,18 @@ def test_the_judge_is_drawn_against_the_distance_at_the_end(tmp_path: Path) -> N
     text = (tmp_path / "quality-against-kl.svg").read_text()
     assert "reward model as it is" in text and "gold" not in text, "no look at the policy on gold was taken"
     assert draw_ends(tmp_path / "none", with_looks(cells(), []), "test") == []
+
+
+def test_names_hold_what_tells_rows_apart_and_nothing_that_all_share() -> None:
+    rows = [
+        {"reward": "gold", "treatment": "flip0.4", "algorithm": "grpo", "base": base, "setup": setup}
+        for base, setup in (("strong", "tasks.n=6"), ("weak", "tasks.n=6"), ("weak", "tasks.n=6 tasks.opening=x"))
+    ]
+    plain = {**rows[0], "treatment": "gold"}
+    names = [name_of(row, [*rows, plain], "gold reward (bound)") for row in [*rows, plain]]
+    assert names == [
+        "flip0.4 (strong, as it is)",
+        "flip0.4 (weak, as it is)",
+        "flip0.4 (weak, tasks.opening=x)",
+        "gold reward (bound)",
+    ]

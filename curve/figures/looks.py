@@ -7,6 +7,7 @@ The divergence is drawn as sqrt(KL), in which best-of-n rises almost straight an
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
+from curve.figures.names import apart_by
 from curve.figures.quality import BOUNDS, LINES, OTHER_STYLE, STYLES, SVG_SETTINGS, save
 from curve.points import Point
 
@@ -25,6 +27,7 @@ ENDS_INCHES = (5.6, 3.9)
 PANEL_INCHES = (3.4, 3.3)
 MOST_PANELS = 16
 ALONE = "without a reward model"
+TITLE_CHARACTERS = 44
 ACCURACIES = (0.5, 0.95)
 """Ends of the scale of colours."""
 
@@ -100,7 +103,7 @@ def _of(line: Line) -> list[dict[str, Any]]:
 def _draw(path: Path, lines: Sequence[Line], column: str, label: str, title: str) -> None:
     panels: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
-        panels[(line["treatment"] or line["reward"]) if line["rung"] else ALONE].append(line)
+        panels[(line["treatment"] or line["reward"]) if line["rung"] else _alone(line, lines)].append(line)
     names = list(panels)[:MOST_PANELS]
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -115,7 +118,8 @@ def _draw(path: Path, lines: Sequence[Line], column: str, label: str, title: str
             for line in panels[names[place]]:
                 kind = (line["route"], line["algorithm"], line["base"])
                 _draw_line(axis, line, column, LINES[kinds.index(kind) % len(LINES)] if kind in kinds else "-")
-            axis.set_title(STYLES.get(names[place], (*OTHER_STYLE[:2], names[place]))[2], fontsize=8)
+            panel = STYLES.get(names[place], (*OTHER_STYLE[:2], names[place]))[2]
+            axis.set_title(textwrap.fill(panel, TITLE_CHARACTERS), fontsize=8)
             axis.set_xlabel(label)
             axis.set_ylabel("mean gold of the dev prompts")
             axis.set_ylim(-0.02, 1.02)
@@ -124,6 +128,12 @@ def _draw(path: Path, lines: Sequence[Line], column: str, label: str, title: str
         figure.suptitle(title, fontweight="bold")
         figure.tight_layout()
         save(figure, path)
+
+
+def _alone(line: Line, lines: Sequence[Line]) -> str:
+    """The panel of a reward without a rung: one for each base and setup."""
+    free = [other for other in lines if not other["rung"]]
+    return ": ".join([ALONE, *apart_by(line, free, ("base", "setup"))])
 
 
 def _draw_line(axis: Axes, line: Line, column: str, dashes: str) -> None:

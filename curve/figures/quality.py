@@ -16,10 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from configs.records import write_bytes
-from curve.points import Point
+from curve.figures.names import name_of
+from curve.points import TOLD_APART, Point
 
 DPI = 160
 SIZE_INCHES = (10.5, 4.6)
+LEVEL_INCHES = 0.32
+"""Height that each row takes where there are no accuracies."""
 LEGEND_CHARACTERS = 100
 """Characters of the legend's size that fit under one panel."""
 STYLES: dict[str, tuple[str, str, str]] = {
@@ -61,13 +64,15 @@ def draw(
         title: of the figure.
         fits: of the curves (`curve.analysis.fits`); where a knee is identified, its interval is shaded.
     """
+    has_rungs = any(row["rung"] for row in curve)
     panels = [("quality", "win rate against the untrained policy (ties half)")]
     if all(row["gold_mean"] is not None for row in curve):
         panels.append(("gold_mean", "mean gold utility"))
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, **SVG_SETTINGS}):
-        figure, axes = plt.subplots(1, len(panels), figsize=(SIZE_INCHES[0] * len(panels) / 2, SIZE_INCHES[1]))
+        height = SIZE_INCHES[1] if has_rungs else max(SIZE_INCHES[1], LEVEL_INCHES * len(curve))
+        figure, axes = plt.subplots(1, len(panels), figsize=(SIZE_INCHES[0] * len(panels) / 2, height))
         for axis, (column, label) in zip([axes] if len(panels) == 1 else axes, panels, strict=True):
-            draw_panel = _panel if any(row["rung"] for row in curve) else _levels
+            draw_panel = _panel if has_rungs else _levels
             draw_panel(axis, points, curve, column, label)
             for fit in fits if column == "quality" else ():
                 if fit["identified"]:
@@ -95,9 +100,8 @@ def save(figure: Figure, path: Path) -> None:
 
 def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: str, label: str) -> None:
     for reward, (colour, line, name) in BOUNDS.items():
-        levels = [row for row in curve if row["reward"] == reward]
-        for row in levels:
-            shown = name if len(levels) == 1 else f"{name} ({row['algorithm']})"
+        for row in (row for row in curve if row["reward"] == reward):
+            shown = name_of(row, curve, name)
             axis.axhline(row[column], color=colour, linestyle=line, linewidth=1.1, label=shown, zorder=1)
             low, high = _interval(row, points, column)
             if low is not None:
@@ -149,6 +153,7 @@ def _levels(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column:
     """Without a reward model there is no accuracy to draw against: one dot a reward, with its interval."""
     for height, row in enumerate(reversed(curve)):
         colour, _, name = BOUNDS.get(row["reward"], ("#1b6ca8", "-", row["reward"]))
+        name = name_of(row, curve, name)
         low, high = _interval(row, points, column)
         if low is not None:
             axis.plot([low, high], [height, height], color=colour, linewidth=1.4)
@@ -165,6 +170,5 @@ def _interval(row: Point, points: Sequence[Point], column: str) -> tuple[Any, An
     """The interval of a mean: of quality as in the row; of gold from the one cell behind it, else none."""
     if column == "quality":
         return row["quality_lo"], row["quality_hi"]
-    names = ("reward", "rung", "route", "algorithm")
-    own = [p for p in points if all(p[name] == row[name] for name in names)]
+    own = [p for p in points if all(p.get(name) == row.get(name) for name in TOLD_APART)]
     return (own[0]["gold_mean_lo"], own[0]["gold_mean_hi"]) if len(own) == 1 else (None, None)
