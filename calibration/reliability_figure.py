@@ -20,7 +20,8 @@ DPI = 160
 PANEL_INCHES = (3.1, 3.3)
 MOST_IN_A_ROW = 4
 COLOUR, DIAGONAL = "#1b6ca8", "#777777"
-SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none"}
+SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none", "text.parse_math": False}
+"""The same bytes each time, letters as letters, and a `$` in a name is a dollar, not the beginning of a formula."""
 
 
 def draw(path: Path, figures: Mapping[str, Figures], title: str) -> None:

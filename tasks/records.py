@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from configs.errors import UserError
 from configs.records import read_jsonl, write_jsonl
 
 Message = dict[str, str]
@@ -167,8 +168,15 @@ def write_prompts(folder: Path, prompts: Iterable[Prompt]) -> int:
 
 
 def read_prompts(folder: Path, split: PromptSplit | None = None) -> list[Prompt]:
-    """The prompts of a finished task, of one split or of all."""
-    prompts = [Prompt(**row) for row in read_jsonl(folder / PROMPTS_FILE)]
+    """The prompts of a finished task, of one split or of all.
+
+    Raises:
+        UserError: the file is another one.
+    """
+    try:
+        prompts = [Prompt(**row) for row in read_jsonl(folder / PROMPTS_FILE)]
+    except TypeError:
+        raise UserError(f"{folder / PROMPTS_FILE}: holds rows that are no prompts; it may have been edited") from None
     return [prompt for prompt in prompts if split is None or prompt.split == split]
 
 

@@ -219,6 +219,7 @@ def test_keys_reach_the_server_and_no_line(
         ({"run": "a", "rung_folder": "b"}, "remove one of the two"),
         ({"rnu": "a"}, "rnu is not a key; did you mean run?"),
         ({"server": f"http://name:{KEY}@example.org"}, "must look like http://127.0.0.1:8000"),
+        ({"server": f"http://example.org/?key={KEY}"}, "must look like http://127.0.0.1:8000"),
         ({"server": "http://127.0.0.1:1", "api_key_env": KEY}, "takes the NAME"),
         ({"server": "http://127.0.0.1:1", "reward": "length"}, "'length' is not allowed"),
         ({"rung_folder": "nowhere", "response_format": "plain"}, "it has no calibrator"),

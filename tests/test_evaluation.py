@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,9 @@ def test_marks_of_a_file_are_told_apart(tmp_path: Path) -> None:
     ("row", "words"),
     [
         ({"problem": "?"}, "line 1: no responses or response"),
+        ({"problem": "?", "answer": "3", "responses": []}, "line 1: an empty list of responses"),
+        ({"problem": "?", "score": 7, "response": "x"}, "line 1: a verdict is true, false or from 0 to 1, found 7"),
+        ({"problem": "?", "score": math.nan, "response": "x"}, "line 1: a verdict is true, false or from 0 to 1"),
         ({"response": "5", "gt": 5}, "no prompt_id .* name the field with key=FIELD"),
         ({"problem": "?", "response": "5"}, "neither a reference answer nor a verdict"),
         ({"problem": "?", "responses": ["5", "6"], "score": [1]}, "2 responses and 1 verdicts"),
@@ -140,6 +144,15 @@ def test_settings(tmp_path: Path) -> None:
             read_words([f"k={json.dumps(k)}"], EvaluateTable, "evaluate")
     with pytest.raises(UserError, match="no finished policy cell"):
         run([str(tmp_path)], EvaluateTable())
+
+
+def test_a_problem_has_one_reference(tmp_path: Path) -> None:
+    rows = [{"problem": "?", "answer": answer, "response": "\\boxed{3}"} for answer in ("3", "3.0", "77")]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"line 3: the problem '\?' has the reference '77', and before '3'; name the"):
+        run([str(tmp_path / "x.jsonl")], EvaluateTable())
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    run([str(tmp_path / "x.jsonl")], EvaluateTable(resamples=100))
 
 
 @pytest.mark.parametrize(("name", "right"), [("amc23_Qwen2.5-3B-Instruct", 17), ("amc23_Qwen-2.5-3B-rlft", 15)])

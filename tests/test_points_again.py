@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from configs.errors import UserError
+from curve.analysis.claims_mathematics import SWITCHES
 from curve.analysis.looks import LOOK_COLUMNS
-from curve.analysis.points_again import AnalyseTable, join, read_points, run
+from curve.analysis.points_again import AnalyseTable, join, read_points, read_with_run, run
 from curve.analysis.whole import analyse
 from curve.points import COLUMNS, write_table
 from tests.conftest import ROOT
@@ -42,7 +43,8 @@ def test_an_analysis_from_the_file_is_that_of_the_points(tmp_path: Path, capsys:
 
 
 def test_the_committed_points_of_the_readme_are_drawn(tmp_path: Path) -> None:
-    run([str(ROOT / "docs" / "demo-points.csv")], AnalyseTable(output=str(tmp_path)))
+    run([str(ROOT / "docs" / "demo-points.csv")], AnalyseTable(output=str(tmp_path), title=r"for $\frac{$ a point"))
+    assert r"$\frac{$" in (tmp_path / "curve.svg").read_text()
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -96,9 +98,34 @@ def test_looks_and_strategies_beside_the_points_are_read(tmp_path: Path) -> None
     assert [(row["peak_step"], row["end_kl"]) for row in found["looks"]] == [(20, 4.0)] * 3
     assert next(c for c in found["claims"] if c["number"] == 11)["verdict"] == "supported"
     assert {p.name for p in (tmp_path / "out").glob("gold-*.png")} == {"gold-against-steps.png", "gold-against-kl.png"}
-    (tmp_path / "strategies.json").write_text("{}")
-    with pytest.raises(UserError, match="has no arms"):
-        run([str(path)], table)
+    for wrong in ({}, {"a": 3}, {"a": {"transitions": dict.fromkeys(SWITCHES)}}):
+        (tmp_path / "strategies.json").write_text(json.dumps({"arms": wrong} if wrong else {}))
+        with pytest.raises(UserError, match="has no arms"):
+            run([str(path)], table)
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("answers.jsonl", ""),
+        ("answers.jsonl", "{}\n"),
+        ("answers.jsonl", '{"gold": "x", "prompt_id": 3}\n'),
+        ("metrics.jsonl", "{}\n"),
+        ("metrics.jsonl", '{"dev/gold_mean": 1}\n'),
+    ],
+)
+def test_files_of_others_beside_the_points_are_not_used(tmp_path: Path, place: str, content: str) -> None:
+    points = sweep(RAW)
+    folder = tmp_path / "policy" / points[-1]["cell"]
+    folder.mkdir(parents=True)
+    (folder / place).write_text(content)
+    path = written(tmp_path / "curve" / "points.csv", points)
+    _, beside = read_with_run(path)
+    assert not beside.golds and not beside.looks
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "prompts.jsonl").write_text('{"prompt_id": "a"}\n')
+    with pytest.raises(UserError, match="rows that are no prompts"):
+        read_with_run(path)
 
 
 def test_flips_of_two_bases_are_one_analysis(tmp_path: Path) -> None:

@@ -110,11 +110,17 @@ def read_strategies(path: Path) -> dict[str, Any]:
     """
     found = read_json(path)
     cells = found.get("arms") if isinstance(found, dict) else None
-    if not isinstance(cells, dict) or not all(
-        set(SWITCHES) <= set(arm.get("transitions", ())) for arm in cells.values()
-    ):
+    if not isinstance(cells, dict) or not all(map(_has_switches, cells.values())):
         raise UserError(f"{path}: has no arms; name what rewardladder strategy wrote with output=")
     return dict(found)
+
+
+def _has_switches(arm: Any) -> bool:
+    """Whether an arm of `strategies.json` has its transitions, each with its number of questions."""
+    transitions = arm.get("transitions") if isinstance(arm, dict) else None
+    if not isinstance(transitions, dict) or not set(SWITCHES) <= set(transitions):
+        return False
+    return all(isinstance(cell, dict) and isinstance(cell.get("n"), int) for cell in transitions.values())
 
 
 def place_of(run: Path, cell: str) -> tuple[Path, str]:
@@ -139,9 +145,12 @@ def golds_of(policy: Path, point: Point) -> dict[str, float] | None:
         return None
     values: dict[str, list[float]] = {}
     for row in read_jsonl(policy / ANSWERS_FILE):
-        if row["gold"] is None:
+        gold, prompt = row.get("gold"), row.get("prompt_id")
+        if not isinstance(gold, int | float) or not isinstance(prompt, str):
             return None
-        values.setdefault(row["prompt_id"], []).append(float(row["gold"]))
+        values.setdefault(prompt, []).append(float(gold))
+    if not values:
+        return None
     means = {prompt: sum(golds) / len(golds) for prompt, golds in values.items()}
     n = sum(len(golds) for golds in values.values())
     mean = sum(sum(golds) for golds in values.values()) / n

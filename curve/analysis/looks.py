@@ -51,7 +51,8 @@ Look = dict[str, Any]
 
 def looks_of(cell: str, metrics: Sequence[Mapping[str, Any]]) -> list[Look]:
     """The looks of one cell, in the order of steps; empty without any."""
-    looked = [row for row in metrics if row["step"] == 1 or any(name.startswith("dev/") for name in row)]
+    steps = [row for row in metrics if "step" in row]
+    looked = [row for row in steps if row["step"] == 1 or any(name.startswith("dev/") for name in row)]
     return [
         {"cell": cell, "step": row["step"], "best_of_n": None}
         | {column: row.get(name) for column, name in METRIC_OF.items()}

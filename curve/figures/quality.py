@@ -49,7 +49,8 @@ BOUNDS: dict[str, tuple[str, str, str]] = {
 """Colour, line and label of each reward without a rung, drawn as a level."""
 LINES = ("-", "--", ":", "-.")
 """Line of the first, second, … curve of a reward: routes and algorithms are curves of their own."""
-SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none"}
+SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none", "text.parse_math": False}
+"""The same bytes each time, letters as letters, and a `$` in a name is a dollar, not the beginning of a formula."""
 
 
 def draw(

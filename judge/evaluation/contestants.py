@@ -182,15 +182,18 @@ def read_given(path: Path, fields: FileFields) -> list[Given]:
     """The responses of a file; a row holds one, or a list of them.
 
     Raises:
-        UserError: a row lacks a response, a key, or both a reference and a verdict.
+        UserError: a row lacks a response, a key, or both a reference and a verdict; or a problem has two references.
     """
     from tasks.mathematics.extraction import reference_answer
 
     found: list[Given] = []
+    references: dict[str, str | None] = {}
     for line, row in enumerate(read_jsonl(path), start=1):
         where = f"{path}, line {line}"
         texts = _named(row, fields.text, TEXT_FIELDS, "text", where)
         texts = texts if isinstance(texts, list) else [texts]
+        if not texts:
+            raise UserError(f"{where}: an empty list of responses; a problem without one is left out by its whole row")
         if not all(isinstance(text, str) for text in texts):
             raise UserError(f"{where}: a response must be a text")
         key = str(_named(row, fields.key, KEY_FIELDS, "key", where))
@@ -201,6 +204,15 @@ def read_given(path: Path, fields: FileFields) -> list[Given]:
             raise UserError(f"{where}: {len(texts)} responses and {len(listed)} verdicts")
         if fields.right and any(not isinstance(value, bool | int | float) for value in listed):
             raise UserError(f"{where}: {fields.right} must say whether the response is right, found {rights!r}")
+        beyond = next((value for value in listed if isinstance(value, int | float) and not 0 <= value <= 1), None)
+        if beyond is not None and (fields.right or reference is None):
+            raise UserError(f"{where}: a verdict is true, false or from 0 to 1, found {beyond}")
+        first = references.setdefault(key, reference)
+        if first != reference and not _agree(first, reference):
+            raise UserError(
+                f"{where}: the problem {key[:60]!r} has the reference {reference!r}, and before {first!r}; name the "
+                "field that tells problems apart, key=FIELD"
+            )
         for text, value in zip(texts, listed, strict=True):
             right = None if not isinstance(value, bool | int | float) else value >= 0.5
             if reference is None and right is None:
@@ -213,6 +225,12 @@ def read_given(path: Path, fields: FileFields) -> list[Given]:
     if not found:
         raise UserError(f"{path}: holds no answers")
     return found
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    from tasks.mathematics.second_checker import second_opinion
+
+    return one is None or other is None or second_opinion(one, other).equal is True
 
 
 def mark_all(given: Sequence[Given], answer_in: str, workers: int, seconds: float) -> list[Answer]:

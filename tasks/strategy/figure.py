@@ -33,7 +33,8 @@ STYLE_COLOURS = ("#c9b27c", "#a5884f", "#8c6d31", "#5e4a21")
 """Of a task's own styles but `code`, which is the first blue."""
 MAP = "RdYlGn"
 CURVE_POINTS = 60
-SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none"}
+SVG_SETTINGS = {"svg.hashsalt": "rewardladder", "svg.fonttype": "none", "text.parse_math": False}
+"""The same bytes each time, letters as letters, and a `$` in a name is a dollar, not the beginning of a formula."""
 
 
 def draw(path: Path, arms: Mapping[str, Mapping[tuple[str, str], Counts]], title: str) -> None:
