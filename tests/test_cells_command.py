@@ -194,7 +194,9 @@ def test_a_traceback_is_a_failure_and_a_bar_is_none(tmp_path: Path) -> None:
     assert seen[:2] == [("failed", None, "ValueError: bug"), ("missing", None, "")]
 
 
-@pytest.mark.parametrize("wrong", ['{"seconds": "x"}', '{"seconds": [1]}', '{"seconds": -5}', '{"seconds": 1e999}', "[]"])
+@pytest.mark.parametrize(
+    "wrong", ['{"seconds": "x"}', '{"seconds": [1]}', '{"seconds": -5}', '{"seconds": 1e999}', "[]"]
+)
 def test_a_manifest_of_something_else_is_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
 ) -> None:
