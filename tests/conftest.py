@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,15 +85,26 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """A small experiment with its task and its ladder made; tests must not change its folders."""
+def small_made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A small experiment with its task and its ladder made; `small` is a copy of it."""
     import calibration.stage
     import rm.stage
 
-    experiment = small_experiment(tmp_path_factory.mktemp("small") / "runs", "name=small")
+    experiment = small_experiment(tmp_path_factory.mktemp("made") / "runs", "name=small")
     rm.stage.run(experiment)
     calibration.stage.run(experiment)
     return experiment
+
+
+@pytest.fixture(scope="module")
+def small(small_made: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """A small experiment with its task and its ladder made, for one file; tests may add cells and change nothing else.
+
+    Each file has its own, or a cell of one file would be another file's under other settings, as the files fall.
+    """
+    runs = tmp_path_factory.mktemp("small") / "runs"
+    shutil.copytree(small_made.folder, runs / "small")
+    return replace(small_made, runs_dir=runs)
 
 
 @pytest.fixture(scope="session")

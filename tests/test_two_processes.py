@@ -65,7 +65,7 @@ CELLS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS)
 def test_two_processes_make_the_cell_of_one(small: Experiment, tmp_path: Path, cell: str) -> None:
-    settings = CELLS[cell]
+    settings = (*CELLS[cell], f"policy.arm=processes-{cell}")
     one = small.with_overrides({key: _value(text) for key, _, text in (word.partition("=") for word in settings)})
     policy.stage.run(one)
     said = made_by_two(small, tmp_path / "runs", settings)
