@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -26,7 +27,9 @@ from tests.test_workers import FOLLOWER, is_alive, wait_for
 
 ROOT = Path(__file__).parent.parent
 NO_RAY = "ray is not installed (pip install 'reward-ladder[ray]')"
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=NO_RAY)
+needs_ray = pytest.mark.usefixtures("ray_starts")
+PROBE = "import ray; ray.init(num_cpus=1, include_dashboard=False); ray.get(ray.remote(lambda: 1).remote())"
+PROBE_S = 180
 COUNTER = """
 import os, sys, time
 from pathlib import Path
@@ -58,7 +61,23 @@ def finals(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def ray_starts() -> None:
+    """Skips, with the reason, where there is no Ray or this machine lets it start no cluster of its own."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip(NO_RAY)
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=PROBE_S
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"Ray starts no cluster here within {PROBE_S} s")
+    if done.returncode:
+        pytest.skip(f"Ray starts no cluster here: {done.stderr.strip().splitlines()[-1][:300]}")
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_starts: None) -> Iterator[Any]:
     """A cluster of one node of one CPU; a test adds the second, and may kill it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
