@@ -20,7 +20,7 @@ from configs.errors import UserError
 from configs.keyed import keyed_seed
 from configs.records import sha256_of_record
 from policy.adapters.reading import Reader
-from policy.rewards.graph import OF_A_RUNG, Reads
+from policy.rewards.graph import Reads
 from policy.rewards.table import LogitSource, Parts, RewardSettings, Rollout, logits_of, reward_of
 from tasks.preference.fields import RowProblem, messages_of
 from tasks.records import Grade, Message, Prompt, Response
@@ -100,7 +100,7 @@ class CompletionReward:
         task: Any = self.reader
         logits = {
             (rung, reads): logits_of(self.sources[rung], task, prompts, responses, texts, reads)
-            for rung, reads in self._read()
+            for rung, reads in self.settings.logits_read
         }
         return [
             self._rewarded(sample, prompts[i], responses[i], {key: of[i] for key, of in logits.items()})
@@ -120,18 +120,13 @@ class CompletionReward:
         """Rewards from logits of what `shown` shows; None where nothing was shown."""
         return [
             self._rewarded(
-                sample, prompt_of(sample), self.reader.read(sample.completion), dict.fromkeys(self._read(), logit)
+                sample,
+                prompt_of(sample),
+                self.reader.read(sample.completion),
+                dict.fromkeys(self.settings.logits_read, logit),
             )
             for sample, logit in zip(samples, logits, strict=True)
         ]
-
-    def _read(self) -> list[tuple[str, Reads]]:
-        """(rung, what it reads) of all logits that the reward needs."""
-        table = self.settings.table
-        if table.reward != "graph" or table.graph is None:
-            return [(rung, "answer") for rung in table.rungs]
-        parts = [part for part in table.graph.parts.values() if part.kind in OF_A_RUNG]
-        return list(dict.fromkeys((str(part.rung), part.reads) for part in parts))
 
     def _rewarded(
         self,

@@ -10,7 +10,6 @@ from transformers import TrainerState
 
 from policy.alarms.detectors import repeated_share
 from policy.audit import Audit
-from policy.rewards.graph import OF_A_RUNG, Reads
 from policy.rewards.label_matching import LabelMatcher
 from policy.rewards.table import LogitSource, RewardSettings, Rollout, logits_of, reward_of
 from rm.processes import gathered, n_processes, process_index
@@ -57,7 +56,7 @@ class RewardCallable:
         grades = [self.task.grade(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
         logits = {
             (rung, reads): logits_of(self.scorers[rung], self.task, asked, responses, texts, reads)
-            for rung, reads in self._read()
+            for rung, reads in self.settings.logits_read
         }
         limit = self.settings.max_new_tokens
         own = slice(process_index() * len(prompt_id), (process_index() + 1) * len(prompt_id))
@@ -89,14 +88,6 @@ class RewardCallable:
         self._log(rollouts, parts, log_metric)
         _log_mean("repetition", [repeated_share(ids) for ids in completion_ids], log_metric)
         return [part.reward for part in parts]
-
-    def _read(self) -> list[tuple[str, Reads]]:
-        """(rung, what it reads) of all logits that the reward needs."""
-        table = self.settings.table
-        if table.reward != "graph" or table.graph is None:
-            return [(rung, "answer") for rung in table.rungs]
-        parts = [part for part in table.graph.parts.values() if part.kind in OF_A_RUNG]
-        return list(dict.fromkeys((str(part.rung), part.reads) for part in parts))
 
     def _log(self, rollouts: list[Rollout], parts: list[Any], log_metric: Any) -> None:
         _log_mean("well_formed", [float(r.response.well_formed) for r in rollouts], log_metric)

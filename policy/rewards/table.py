@@ -94,6 +94,14 @@ class RewardSettings:
     calibrator: Calibrator | None
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
+    @property
+    def logits_read(self) -> list[tuple[str, Reads]]:
+        """(rung, what it reads) of all logits that the reward needs, each once."""
+        if self.table.reward != "graph" or self.table.graph is None:
+            return [(rung, "answer") for rung in self.table.rungs]
+        parts = [part for part in self.table.graph.parts.values() if part.kind in OF_A_RUNG]
+        return list(dict.fromkeys((str(part.rung), part.reads) for part in parts))
+
 
 class RewardRow(NamedTuple):
     """One reward: its function, and the calibration rule it stands for; None: the rule of the run, or no rule.
