@@ -31,6 +31,8 @@ STARTED = "started.json"
 LOCK = ".lock"
 SCRATCH = "scratch"
 """A folder of this name inside a stage holds checkpoints; it is no output and is removed at the end."""
+LONGEST_SHOWN = 80
+"""Characters of a setting that an error shows."""
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
@@ -256,7 +258,18 @@ def _differences(found: Any, wanted: Any, place: str = "") -> list[str]:
         return []
     if place.startswith("inputs."):
         return [f"its input {place.removeprefix('inputs.')} has changed since"]
-    return [f"{place.removeprefix('settings.')} was {found!r}, is {wanted!r}"]
+    was, now = repr(found), repr(wanted)
+    return [f"{place.removeprefix('settings.')} was {_part(was, now)}, is {_part(now, was)}"]
+
+
+def _part(text: str, other: str) -> str:
+    """The text, or of a long one the part around the first character in which it differs from the other."""
+    if len(text) <= LONGEST_SHOWN:
+        return text
+    same = next((i for i, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), len(other))
+    begin = max(0, min(same - LONGEST_SHOWN // 4, len(text) - LONGEST_SHOWN))
+    end = begin + LONGEST_SHOWN
+    return ("…" if begin else "") + text[begin:end] + ("…" if end < len(text) else "")
 
 
 def _remove_tree(folder: Path) -> None:

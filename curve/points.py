@@ -10,6 +10,7 @@ A sweep with variants has their cells in one table, each named `label/cell`. Wha
     gold_gain   mean gold less that of the untrained policy, paired by prompt
     flip_rate   `policy.noise.flip_rate`; null where that was not set. The rates of false negatives and positives are
                 those in force: 0 without noise, null for a reward that noise cannot flip
+    world       the task that the prompts are of (`tasks.task`); null in files of an earlier version
     updates_per_rollout, n_updates    optimizer steps a rollout, and up to the state that answered the eval prompts
     code_share, steps_share, reasoned_share    of the eval answers in this style; null where the world has no such style
 """
@@ -95,6 +96,7 @@ COLUMNS = (
     "steps_share_untrained",
     "reasoned_share",
     "reasoned_share_untrained",
+    "world",
 )
 CURVE_COLUMNS = (
     "reward",
@@ -147,6 +149,7 @@ def gather(experiment: Experiment, cells: Sequence[Cell]) -> list[Point]:
                 "variant": cell.variant,
                 "base": base_of(cell.run, task_table(cell.run)),
                 "setup": setup_of(experiment, cell.variant, bool(cell.table.rungs)),
+                "world": cell.run.tables["tasks"].get("task"),
             }
         )
     return points

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from configs.errors import UserError
-from configs.loader import Table, read_words
+from configs.loader import Table, is_a_file, read_words
 
 if TYPE_CHECKING:
     from calibration.calibrator import Calibrator
@@ -23,17 +23,25 @@ Words = Sequence[str]
 
 @dataclass(frozen=True)
 class FileTool:
-    """A tool that is a module with a table of settings and `run(paths, table)`; imported when it is called."""
+    """A tool that is a module with a table of settings and `run(paths, table)`; imported when it is called.
+
+    `room` is the room whose table it takes, where its settings may be written `room.key=value` as in an experiment.
+    """
 
     module: str
     table: str
     name: str
+    room: str | None = None
 
     def __call__(self, words: Words) -> None:
         """Run it."""
         tool = import_module(self.module)
-        paths, settings = read_words(words, getattr(tool, self.table), self.name)
+        paths, settings = read_words([self._without_room(word) for word in words], getattr(tool, self.table), self.name)
         tool.run(paths, settings)
+
+    def _without_room(self, word: str) -> str:
+        is_ours = self.room is not None and word.startswith(f"{self.room}.") and "=" in word and not is_a_file(word)
+        return word.removeprefix(f"{self.room}.") if is_ours else word
 
 
 class Tool(NamedTuple):
@@ -243,7 +251,7 @@ TOOLS = {
     "judge answers": Tool(
         "let a judge compare any two files of answers to the same prompts",
         "A.jsonl B.jsonl output=FOLDER kind=openai model=… [max_cost=…] [key=value …]",
-        FileTool("judge.answer_files", "AnswersTable", "judge answers"),
+        FileTool("judge.answer_files", "AnswersTable", "judge answers", room="judge"),
     ),
     "judge compare": Tool(
         "all judged cells beside each other: equal length, ranking, Holm, equivalence",

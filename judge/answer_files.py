@@ -4,7 +4,8 @@
 
 Rows are `{"messages": […, answer]}` or `{"prompt": text or messages, "response": text}`, as `rewardladder score` reads
 them. Answers are paired by their chat; where a chat has several, the first with the first. The folder gets the same
-files as a judged cell, and the replies lie beside it, so several judgements share them.
+files as a judged cell, and the pairs, so that `judge report` and `judge compare` read it. The replies lie beside it, so
+several judgements share them.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from configs.errors import UserError
 from configs.records import canonical_json, read_json
 from configs.runfolder import Stage, run_stage
 from configs.terminal import say
-from judge.answers import Answer, Pair
-from judge.config import JudgeTable
+from judge.answers import PAIRS_FILE, Answer, Pair, write_pairs
+from judge.config import JudgeTable, NothingAsked
 from judge.judges import Court, open_judge
 from judge.prompting import load_prompt
-from judge.stage import SUMMARY_FILE, show_summaries, write_judgement
+from judge.stage import SUMMARY_FILE, write_judgement
+from judge.summaries import show_summaries
 from rm.rung_digest import rung_digest
 from rm.serving.conversations import read_rows
 from tasks.records import Prompt, Task
@@ -74,9 +76,16 @@ def run(paths: Sequence[str], table: AnswersTable) -> None:
         if warning:
             say(warning)
         with open_judge(court) as decide:
-            return write_judgement(inside, name, table, table.seed, pairs, decide)
+            named = table.model_copy(update={"baseline": files[1].name})
+            written = write_judgement(inside, name, named, table.seed, pairs, decide)
+        write_pairs(inside / PAIRS_FILE, pairs)
+        return written
 
-    run_stage(Stage("judge", output, settings, table.seed, {"a": files[0], "b": files[1]}), work)
+    try:
+        run_stage(Stage("judge", output, settings, table.seed, {"a": files[0], "b": files[1]}), work)
+    except NothingAsked as preview:
+        say(str(preview))
+        return
     show_summaries(f"{table.kind}: {files[0]} against {files[1]}  ({output})", [read_json(output / SUMMARY_FILE)])
 
 

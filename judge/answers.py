@@ -10,11 +10,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from configs.errors import UserError
-from configs.records import read_jsonl
+from configs.records import read_jsonl, write_jsonl
 from judge.verdicts import Order, Shown, Verdict, VerdictStatus, Winner, mapped
 from tasks.records import Prompt
 
 ANSWERS_FILE = "answers.jsonl"
+PAIRS_FILE = "pairs.jsonl"
+
+
+class DifferentPrompts(UserError):
+    """Two cells that did not answer the same prompts, so that no common sample of them can be judged fairly."""
 
 
 class Answer(BaseModel):
@@ -99,18 +104,21 @@ def read_answers(folder: Path) -> dict[tuple[str, int], Answer]:
 
 
 def pair_answers(cell: Path, baseline: Path, prompts: Sequence[Prompt]) -> list[Pair]:
-    """Pair the answers of two cells, sorted by prompt and sample.
+    """Pair the samples that two cells have in common (`count_unpaired` counts the rest), sorted by prompt and sample.
 
     Raises:
-        UserError: the two did not answer the same samples of the same prompts, or a prompt is none of `prompts`. Which
-            prompts remain would otherwise depend on the cell, and two cells could not be compared.
+        DifferentPrompts: the two did not answer the same prompts, or share no sample of one. Which prompts remain
+            would otherwise depend on the cell, and two cells could not be compared.
+        UserError: a prompt is none of `prompts`.
     """
     answers_a, answers_b = read_answers(cell), read_answers(baseline)
-    lonely = sorted(answers_a.keys() ^ answers_b.keys())
+    common = answers_a.keys() & answers_b.keys()
+    shared = {prompt_id for prompt_id, _ in common}
+    lonely = sorted(key for key in answers_a.keys() ^ answers_b.keys() if key[0] not in shared)
     if lonely:
         prompt_id, sample = lonely[0]
         where = cell if lonely[0] in answers_a else baseline
-        raise UserError(
+        raise DifferentPrompts(
             f"{cell} and {baseline} answer different prompts: {len(lonely)} samples stand in one of them only, for "
             f"example prompt {prompt_id}, sample {sample} in {where}; generate both with the same settings"
         )
@@ -120,8 +128,50 @@ def pair_answers(cell: Path, baseline: Path, prompts: Sequence[Prompt]) -> list[
         raise UserError(f"{cell / ANSWERS_FILE}: {unknown[0]!r} is no eval prompt of the task ({len(unknown)} unknown)")
     return [
         Pair(f"{prompt_id}#{sample}", by_id[prompt_id], answers_a[prompt_id, sample], answers_b[prompt_id, sample])
-        for prompt_id, sample in sorted(answers_a)
+        for prompt_id, sample in sorted(common)
     ]
+
+
+def count_unpaired(cell: Path, baseline: Path) -> int:
+    """How many answers of two cells have no counterpart in the other."""
+    return len(read_answers(cell).keys() ^ read_answers(baseline).keys())
+
+
+def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write pairs whole, for a judgement of answers that lie in no run."""
+    write_jsonl(
+        path,
+        (
+            {
+                "pair_id": pair.pair_id,
+                "prompt_id": pair.prompt.prompt_id,
+                "messages": pair.prompt.messages,
+                "a": pair.a.model_dump(mode="json"),
+                "b": pair.b.model_dump(mode="json"),
+            }
+            for pair in pairs
+        ),
+    )
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """The pairs that `write_pairs` wrote.
+
+    Raises:
+        UserError: a row is none of this tool's.
+    """
+    try:
+        return [
+            Pair(
+                row["pair_id"],
+                Prompt(row["prompt_id"], "eval", row["messages"]),
+                Answer.model_validate(row["a"]),
+                Answer.model_validate(row["b"]),
+            )
+            for row in read_jsonl(path)
+        ]
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: not rows of this tool ({error}); judge the answers again") from None
 
 
 def settle(pair: Pair) -> tuple[VerdictStatus, Winner] | None:

@@ -24,6 +24,10 @@ _ALIAS_FAMILY = re.compile(r"(gpt-|chatgpt-|o\d|claude-|gemini-)", re.IGNORECASE
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}|20\d{6}|-(\d{4}|0\d{2})(-preview)?$")
 
 
+class NothingAsked(UserError):
+    """`judge.ask=false`: what would be asked was said, and nothing was asked."""
+
+
 class PriceTable(Table):
     """Dollars per million tokens: of prompts (`input`) and of replies (`output`), outside of batches."""
 

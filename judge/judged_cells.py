@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from configs.errors import UserError
 from configs.records import read_json, read_jsonl
 from configs.runfolder import is_finished, open_finished
-from judge.answers import Pair, pair_answers
+from judge.answers import PAIRS_FILE, Pair, pair_answers, read_pairs
 from judge.verdicts import Outcome, Verdict
 from tasks.records import read_prompts
 
@@ -23,7 +23,7 @@ class JudgedCell:
 
     Attributes:
         name: of the cell; `baseline`: of the cell it was compared with; `judge`: who judged.
-        folder: `runs/<name>/judge/<cell>`.
+        folder: `runs/<name>/judge/<cell>`, or the output of `judge answers`.
         outcomes: one a pair of answers.
     """
 
@@ -32,6 +32,11 @@ class JudgedCell:
     judge: str
     folder: Path
     outcomes: list[Outcome]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether each order was read by itself; people rate a pair in one."""
+        return not self.judge.startswith("people ")
 
     def verdicts(self) -> list[Verdict]:
         """Every verdict, both orders of a pair one after the other."""
@@ -43,8 +48,16 @@ class JudgedCell:
         Raises:
             UserError: the answers are not where the run had them, or do not belong together.
         """
+        if (self.folder / PAIRS_FILE).is_file():
+            return read_pairs(self.folder / PAIRS_FILE)
         run = self.folder.absolute().parent.parent
         folders = {part: run / part for part in ("tasks", f"policy/{self.name}", f"policy/{self.baseline}")}
+        if not any(map(is_finished, folders.values())):
+            raise UserError(
+                f"{self.folder}: neither answers beside it ({PAIRS_FILE}) nor a run around it; a folder of `judge "
+                "answers` that an earlier version made lacks them: delete it and run its command again, which asks "
+                "nothing, for the replies lie beside it"
+            )
         for folder in folders.values():
             open_finished(folder)
         task, cell, baseline = folders.values()

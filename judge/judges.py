@@ -17,7 +17,7 @@ from judge.asking.endpoint import Endpoint
 from judge.asking.gold_endpoint import GoldJudge, by_margin, serve_gold
 from judge.asking.questions import Asking
 from judge.asking.store import STORE_FILE, ReplyStore
-from judge.config import GOLD_MODEL, JudgeKind, JudgeTable
+from judge.config import GOLD_MODEL, NO_KEY, JudgeKind, JudgeTable
 from judge.people.ratings import PEOPLE_FOLDER, RatedPairs
 from judge.verdicts import Verdict
 from tasks.records import Prompt, Task
@@ -66,7 +66,7 @@ def gold_directly(court: Court) -> Iterator[Decide]:
 def model_over_http(court: Court) -> Iterator[Decide]:
     """A model behind an OpenAI-compatible endpoint."""
     table = court.table
-    key = table.api_key()
+    key = table.api_key() if table.ask else NO_KEY
     with ReplyStore(court.folder / STORE_FILE) as store:
         endpoint = Endpoint(
             table.base_url,

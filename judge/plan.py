@@ -52,7 +52,7 @@ class PlanTable(Table):
         correlation: assumed, of two policies' outcomes on the same prompt.
         same_prompt: assumed, of two samples' outcomes on the same prompt.
         sd_seeds: standard deviation of one condition's win rate between training seeds; instead of the pilot's, where
-            given. Without a pilot or this it is 0, and the plan says so.
+            given. Without this and a pilot of several seeds it is unknown, and the plan is of one seed.
         output: a JSON file for the plan.
     """
 
@@ -148,16 +148,18 @@ def planned(found: dict[str, Any], table: PlanTable) -> dict[str, Any]:
     """The plan as a JSON record."""
     parts: Components = found["parts"]
     alpha = table.alpha / table.comparisons
+    known = found["seeds_known"]
+    seeds = table.seeds if known else [1]  # nothing is known of others
     return {
         "format": FORMAT,
         "from": found["what"],
         "settings": table.model_dump(mode="json", exclude={"output"}),
-        "sd": {"seeds": parts.seed, "prompts": parts.prompt, "rest": parts.rest},
-        "seeds_known": found["seeds_known"],
-        "prompts_needed": {str(n): prompts_needed(table.difference, parts, n, alpha, table.power) for n in table.seeds},
+        "sd": {"seeds": parts.seed if known else None, "prompts": parts.prompt, "rest": parts.rest},
+        "seeds_known": known,
+        "prompts_needed": {str(n): prompts_needed(table.difference, parts, n, alpha, table.power) for n in seeds},
         "smallest_difference": {
             str(n_seeds): {str(n): smallest_difference(parts, n, n_seeds, alpha, table.power) for n in table.prompts}
-            for n_seeds in table.seeds
+            for n_seeds in seeds
         },
     }
 
@@ -165,9 +167,10 @@ def planned(found: dict[str, Any], table: PlanTable) -> dict[str, Any]:
 def show(plan: dict[str, Any]) -> None:
     """Print the table of smallest differences and the numbers of prompts."""
     settings, sd = plan["settings"], plan["sd"]
+    spread = "unknown" if sd["seeds"] is None else f"{sd['seeds']:.3f}"
     rows = [
         (
-            int(n_seeds),
+            int(n_seeds) if plan["seeds_known"] else "unknown",
             *(None if value is None else round(value, 4) for value in row.values()),
             plan["prompts_needed"][n_seeds] or "not by prompts",
         )
@@ -179,10 +182,7 @@ def show(plan: dict[str, Any]) -> None:
         ("seeds", *(f"{n} prompts" for n in settings["prompts"]), f"prompts for {settings['difference']:g}"),
         rows,
     )
-    say(
-        f"{plan['from']}; standard deviations: seeds {sd['seeds']:.3f}, prompts {sd['prompts']:.3f}, rest "
-        f"{sd['rest']:.3f}"
-    )
+    say(f"{plan['from']}; standard deviations: seeds {spread}, prompts {sd['prompts']:.3f}, rest {sd['rest']:.3f}")
     if not plan["seeds_known"]:
         say(
             "nothing is known of the spread between seeds: the plan holds for these trained policies, not for their "

@@ -6,7 +6,6 @@ Nothing in them depends on the clock, on the order in which replies came, or on 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -16,19 +15,17 @@ from types import TracebackType
 from typing import Any
 
 from configs.errors import UserError
-from configs.keyed import keyed_rng
 from configs.loader import Experiment
 from configs.records import read_json, write_json, write_jsonl
 from configs.runfolder import Stage, is_finished, open_finished, run_stage
-from configs.terminal import interval, say, show_table
-from judge.answers import Pair, Question, pair_answers, settle
-from judge.config import GOLD_MODEL, JudgeTable
-from judge.equal_length import equal_length_record
+from configs.terminal import say
+from judge.answers import DifferentPrompts, Pair, Question, count_unpaired, pair_answers, settle
+from judge.config import JudgeTable, NothingAsked
 from judge.evaluation.command import evaluate_judged, show_judged
 from judge.judges import Court, Decide, open_judge, verdict_of
-from judge.prompting import count_attempts, load_prompt
-from judge.statistics import Estimate, cluster_bootstrap, compare, order_effects
-from judge.verdicts import ORDERS, Outcome, Verdict, combine, shown
+from judge.prompting import load_prompt
+from judge.summaries import refuse_unreadable, show_summaries, summarise
+from judge.verdicts import ORDERS, Verdict, combine, shown
 from rm.rung_digest import rung_digest
 from tasks.records import Task, read_prompts
 
@@ -36,8 +33,6 @@ ROOM = "judge"
 VERDICTS_FILE = "verdicts.jsonl"
 OUTCOMES_FILE = "outcomes.jsonl"
 SUMMARY_FILE = "summary.json"
-DIGITS = 12
-"""Results are rounded to so many decimals, so that another BLAS writes the same bytes."""
 
 
 class Sitting:
@@ -86,7 +81,10 @@ class Sitting:
         folders = folders_of(self.experiment, cell, self.table.baseline)
         if is_finished(self.experiment.folder / ROOM / cell) or not all(map(is_finished, folders.values())):
             return []
-        pairs = pair_answers(folders["cell"], folders["baseline"], read_prompts(folders["tasks"], "eval"))
+        try:
+            pairs = pair_answers(folders["cell"], folders["baseline"], read_prompts(folders["tasks"], "eval"))
+        except DifferentPrompts:
+            return []  # said when it is this cell's turn
         return [Question(pair, order) for pair in pairs if settle(pair) is None for order in ORDERS]
 
     def __enter__(self) -> Sitting:
@@ -113,6 +111,7 @@ def judge_cell(experiment: Experiment, cell: str, sitting: Sitting | None = None
             return judge_cell(experiment, cell, own)
     table = sitting.table
     folders = folders_of(experiment, cell, table.baseline)
+    require_baseline(experiment, table.baseline)
     for folder in folders.values():
         open_finished(folder)
     settings = {**table.deciding(), "cell": cell}
@@ -125,23 +124,33 @@ def judge_cell(experiment: Experiment, cell: str, sitting: Sitting | None = None
     def work(inside: Path) -> dict[str, Any]:
         prompts = read_prompts(folders["tasks"], "eval")
         pairs = pair_answers(folders["cell"], folders["baseline"], prompts)
+        n_unpaired = count_unpaired(folders["cell"], folders["baseline"])
+        written = write_judgement(inside, cell, table, experiment.seed, pairs, sitting.decide, n_unpaired)
         evaluate_judged(inside, folders, experiment.tables["tasks"].get("task"), experiment.seed, table.resamples)
-        return write_judgement(inside, cell, table, experiment.seed, pairs, sitting.decide)
+        return written
 
     return run_stage(stage, work)
 
 
 def write_judgement(
-    inside: Path, cell: str, table: JudgeTable, seed: int, pairs: Sequence[Pair], decide: Decide
+    inside: Path,
+    cell: str,
+    table: JudgeTable,
+    seed: int,
+    pairs: Sequence[Pair],
+    decide: Decide,
+    n_unpaired: int = 0,
 ) -> dict[str, Any]:
     """Judge pairs and write the three files of a judgement; returns what its manifest says of it.
 
     Raises:
-        UserError: requests failed that the next run may get answered; the files are there, with the others.
+        UserError: requests failed that the next run may get answered; the files are there, with the others. Or no
+            reply holds a verdict; then nothing is written, so that other settings may be tried on the stored replies.
     """
     verdicts = judge_pairs(pairs, decide, f"judging {cell}")
+    refuse_unreadable(cell, table, verdicts)
     outcomes = [combine(verdicts[i], verdicts[i + 1], table.disagreement) for i in range(0, len(verdicts), len(ORDERS))]
-    summary = summarise(cell, table, seed, pairs, verdicts, outcomes)
+    summary = summarise(cell, table, seed, pairs, verdicts, outcomes, n_unpaired)
     write_jsonl(inside / VERDICTS_FILE, (asdict(verdict) for verdict in verdicts))
     write_jsonl(inside / OUTCOMES_FILE, ({**asdict(o), "quality": o.quality} for o in outcomes))
     write_json(inside / SUMMARY_FILE, summary)
@@ -178,77 +187,20 @@ def judge_pairs(pairs: Sequence[Pair], decide: Decide, what: str) -> list[Verdic
     return [verdicts[pair.pair_id, order] for pair in pairs for order in ORDERS]
 
 
-def summarise(
-    cell: str,
-    table: JudgeTable,
-    seed: int,
-    pairs: Sequence[Pair],
-    verdicts: Sequence[Verdict],
-    outcomes: Sequence[Outcome],
-) -> dict[str, Any]:
-    """The record of `summary.json`. The generators are keyed without the cell, so cells share their resamples."""
-    comparison = compare(outcomes, keyed_rng(seed, "judge bootstrap"), table.resamples)
-    orders = order_effects(verdicts, keyed_rng(seed, "judge bootstrap", "orders"), table.resamples)
-    columns: list[list[float | None]] = [
-        [pair.a.gold for pair in pairs],
-        [pair.b.gold for pair in pairs],
-        [None if pair.a.gold is None or pair.b.gold is None else pair.a.gold - pair.b.gold for pair in pairs],
-        [pair.a.n_tokens for pair in pairs],
-        [pair.b.n_tokens for pair in pairs],
-    ]
-    clusters = [pair.prompt.prompt_id for pair in pairs]
-    gold, gold_baseline, gold_gain, length, length_baseline = cluster_bootstrap(
-        columns, clusters, keyed_rng(seed, "judge bootstrap"), table.resamples
-    )
-    length_record = equal_length_record(pairs, outcomes, keyed_rng(seed, "judge bootstrap"), table.resamples)
-    usage: Counter[str] = Counter()
-    for verdict in {verdict.request: verdict for verdict in verdicts if verdict.request}.values():
-        usage.update(verdict.usage or {})
-    return {
-        "cell": cell,
-        "baseline": table.baseline,
-        "judge": table.kind,
-        "model": model_of(table),
-        "models_reported": sorted({verdict.model for verdict in verdicts if verdict.model}),
-        **_flat("quality", comparison.quality),
-        "n_prompts": comparison.n_prompts,
-        "n_pairs": comparison.n_pairs,
-        "n_missing": comparison.n_missing,
-        **_flat("net_win", comparison.net_win),
-        "equal_length": _rounded_all(length_record),
-        **_flat("win", comparison.win),
-        **_flat("tie", comparison.tie),
-        **_flat("lose", comparison.lose),
-        "consistency": _rounded(orders.consistency),
-        "n_both_orders": orders.n_both,
-        "n_conflicts": orders.n_conflicts,
-        "position_first": _rounded(orders.first_share),
-        "position_first_lo": _rounded(orders.first_lo),
-        "position_first_hi": _rounded(orders.first_hi),
-        "n_decisive": orders.n_decisive,
-        "verdicts": dict(sorted(Counter(verdict.status for verdict in verdicts).items())),
-        "outcomes": dict(sorted(Counter(outcome.status for outcome in outcomes).items())),
-        **_flat("gold_mean", gold),
-        **_flat("gold_mean_baseline", gold_baseline),
-        **_flat("gold_gain", gold_gain),
-        "n_without_gold": sum(pair.a.gold is None for pair in pairs),
-        **_flat("length_mean", length),
-        **_flat("length_mean_baseline", length_baseline),
-        "malformed": _share([pair.a.answer is None for pair in pairs]),
-        "malformed_baseline": _share([pair.b.answer is None for pair in pairs]),
-        "truncated": _share([pair.a.truncated for pair in pairs]),
-        "truncated_baseline": _share([pair.b.truncated for pair in pairs]),
-        "n_addressing_judge": count_attempts([pair.a.answer for pair in pairs]),
-        "n_addressing_judge_baseline": count_attempts([pair.b.answer for pair in pairs]),
-        "tokens": dict(sorted(usage.items())),
-    }
+def require_baseline(experiment: Experiment, baseline: str) -> None:
+    """Refuse to judge before the baseline is made.
 
-
-def model_of(table: JudgeTable) -> str:
-    """Who judges, in one word."""
-    if table.kind == "rung" and table.rung is not None:
-        return Path(table.rung).name
-    return {"openai": table.model, "people": "people"}.get(table.kind, GOLD_MODEL)
+    Raises:
+        UserError: it is not finished; which command makes it.
+    """
+    folder = experiment.folder / "policy" / baseline
+    if not is_finished(folder):
+        command = f"rewardladder policy {experiment.source}"
+        how = f"`{command} policy.reward=untrained`" if baseline == "untrained" else f"`{command} …` with its settings"
+        raise UserError(
+            f"{folder}: the baseline that every cell is compared with is not made; make it with {how}, or name another "
+            "finished cell in judge.baseline"
+        )
 
 
 def finished_cells(experiment: Experiment) -> list[str]:
@@ -260,17 +212,41 @@ def finished_cells(experiment: Experiment) -> list[str]:
 
 
 def run(experiment: Experiment) -> list[dict[str, Any]]:
-    """Judge every finished cell with one judge; returns their summaries, the baseline first."""
+    """Judge every finished cell with one judge; returns their summaries, the baseline first.
+
+    With `judge.ask=false` it says what would be asked, and returns the summaries of what is judged already.
+
+    Raises:
+        UserError: there is nothing to judge, the judge fails, or, when all others are judged and shown, cells did not
+            answer the baseline's prompts.
+    """
     cells = finished_cells(experiment)
     if not cells:
         raise UserError(
             f"{experiment.folder / 'policy'}: there is no finished cell to judge; run `rewardladder policy "
             f"{experiment.source}` first"
         )
+    baseline = experiment.table("judge", JudgeTable).baseline
+    require_baseline(experiment, baseline)
+    left_out: dict[str, str] = {}
     with Sitting(experiment, cells) as sitting:
-        for cell in cells:
-            judge_cell(experiment, cell, sitting)
-    return [read_json(experiment.folder / ROOM / cell / SUMMARY_FILE) for cell in cells]
+        # The baseline last: it needs no judge, and finished, it would bind the settings of one that cannot be read.
+        for cell in sorted(cells, key=lambda cell: cell == baseline):
+            try:
+                judge_cell(experiment, cell, sitting)
+            except DifferentPrompts as error:
+                left_out[cell] = str(error)
+            except NothingAsked as preview:
+                say(str(preview))
+                break
+    if left_out:
+        show(experiment)
+        raise UserError(
+            f"judge: {len(left_out)} of {len(cells)} cells are not judged, the others are: "
+            + "; ".join(left_out.values())
+        )
+    folders = [experiment.folder / ROOM / cell for cell in cells]
+    return [read_json(folder / SUMMARY_FILE) for folder in folders if is_finished(folder)]
 
 
 def show(experiment: Experiment) -> None:
@@ -279,44 +255,11 @@ def show(experiment: Experiment) -> None:
     summaries = [
         read_json(folder / cell / SUMMARY_FILE) for cell in finished_cells(experiment) if is_finished(folder / cell)
     ]
+    if not summaries:
+        return
     table = experiment.table("judge", JudgeTable)
     show_summaries(f"judge: {table.kind} against {table.baseline}  ({folder})", summaries)
     show_judged([folder / summary["cell"] for summary in summaries])
-
-
-def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
-    """Print one row a summary."""
-    rows = [
-        (
-            summary["cell"],
-            interval(summary["quality"], summary["quality_lo"], summary["quality_hi"]),
-            _at_equal_length(summary),
-            "/".join("–" if summary[rate] is None else f"{summary[rate]:.2f}" for rate in ("win", "tie", "lose")),
-            summary["gold_mean"],
-            summary["consistency"],
-            summary["malformed"],
-            summary["n_pairs"],
-            summary["n_missing"] or None,
-        )
-        for summary in summaries
-    ]
-    columns = (
-        "cell",
-        "win rate, ties half",
-        "at equal length",
-        "win / tie / lose",
-        "gold",
-        "consistent",
-        "malformed",
-        "prompts",
-        "missing",
-    )
-    show_table(title, columns, rows)
-
-
-def _at_equal_length(summary: dict[str, Any]) -> str:
-    found = summary.get("equal_length")  # which judgements of earlier versions lack
-    return interval(found["quality"], found["quality_lo"], found["quality_hi"]) if found else "–"
 
 
 def _load_task(experiment: Experiment) -> Task:
@@ -324,23 +267,3 @@ def _load_task(experiment: Experiment) -> Task:
     from tasks.table import load_task
 
     return load_task(experiment)
-
-
-def _flat(name: str, estimate: Estimate) -> dict[str, float | None]:
-    return {
-        name: _rounded(estimate.value),
-        f"{name}_lo": _rounded(estimate.lo),
-        f"{name}_hi": _rounded(estimate.hi),
-    }
-
-
-def _share(flags: Sequence[bool]) -> float | None:
-    return _rounded(sum(flags) / len(flags)) if flags else None
-
-
-def _rounded_all(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: _rounded(value) if isinstance(value, float) else value for name, value in record.items()}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DIGITS)

@@ -142,6 +142,32 @@ def test_peak_and_decay_of_rpr_alone_need_seeds() -> None:
     assert claim([untrained()], 7).verdict == "not measured"
 
 
+def test_equal_seeds_settle_nothing_and_a_peak_may_fail_to_decay() -> None:
+    def alone(*falls: float, **more: Any) -> Claim:
+        looks = [{"dev_gold_peak": 0.8, "dev_gold_final": 0.8 - fall, **more} for fall in falls]
+        points = [cell("rpr_only", None, 0.6, seed, None, **own) for seed, own in enumerate(looks)]
+        return claim([untrained(), *points], 7)
+
+    same = alone(0.0, 0.0, 0.0)
+    part = next(part for part in same.parts if part.what.startswith("peak less end"))
+    assert (same.verdict, part.verdict, part.note) == ("not settled", "not settled", "3 identical seeds")
+    assert part.contrast is not None and part.contrast.lo is None and part.contrast.p is None
+    assert "an unknown number of dev prompts" in same.sentence and part.record()["n_prompts"] is None
+    assert alone(0.3, 0.3, 0.3).verdict == "not settled"
+    assert "128 dev prompts" in alone(0.3, 0.31, 0.3, dev_n_prompts=128).sentence
+    verdicts = [p.verdict for falls in ((0.3, 0.31), (0.0, 0.004, 0.002)) for p in alone(*falls).parts if p.contrast]
+    assert verdicts == ["supported", "contradicted"], "the rule can come out both ways"
+
+
+def test_equal_seeds_of_neighbours_are_not_told_apart() -> None:
+    exact: dict[str, Any] = {"quality_lo": None, "quality_hi": None}
+    points = [cell("raw", rung, q, seed, **exact) for rung, q in (("65", 0.3), ("75", 0.8)) for seed in range(3)]
+    rows = neighbours(curves_of(points, {})[0])
+    assert [(row["verdict"], row["lo"], row["p"]) for row in rows] == [
+        ("not told apart (3 identical seeds)", None, None)
+    ]
+
+
 def test_what_a_run_lacks_is_not_measured_with_the_reason() -> None:
     found = {c.number: c for c in claims_of(curves_of([untrained()], {}), {})}
     assert sorted(found) == list(range(1, 13))

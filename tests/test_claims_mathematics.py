@@ -73,6 +73,18 @@ def test_flips_that_cost_much_or_coins_that_teach_contradict_it() -> None:
     ] == "contradicted"
 
 
+def test_flips_cost_nothing_where_the_clean_reward_gains_nothing() -> None:
+    flat = dict.fromkeys(FREE, BASE)
+    found = claim([start(), *noisy(flat)], 1)
+    assert found.verdict == "not measured" and not found.parts
+    assert "not shown to be above 0.05: clean gain over no training 0.000 [" in found.sentence
+    assert claim([start(), *noisy(FREE | {0.0: BASE + 0.04})], 1).verdict == "not measured", "within the margin"
+    without = claim(noisy(FREE), 1)
+    assert without.verdict == "not measured" and "lack the untrained policy" in without.sentence
+    gained = {part.what: part.verdict for part in claim([start(), *noisy(FREE)], 1).parts}
+    assert gained["clean gain over no training"] == "described"
+
+
 def test_one_seed_or_a_missing_rate_settles_nothing() -> None:
     one = [point for point in [start(), *noisy(FREE)] if point["seed"] in (None, 0)]
     assert claim(one, 1).verdict == "not settled" and "one seed" in claim(one, 1).sentence
@@ -160,6 +172,19 @@ def test_pace_and_final_value_stand_apart() -> None:
     assert flips(points, {}, [])[0]["steps_to_half"] is None
 
 
+def test_half_of_no_gain_is_reached_by_noise() -> None:
+    points = [start(), *noisy({0.0: 0.8, 0.4: BASE})]
+    looks = [
+        {"cell": point["cell"], "step": step, "gold": value}
+        for point in points[1:]
+        for step, value in {0: 0.3, 4: 0.6, 40: 0.8}.items()
+    ]
+    rows = flips(points, {}, looks)
+    assert [(row["n_looked"], row["n_reached"], row["steps_to_half"]) for row in rows] == [(3, 3, 4.0), (3, None, None)]
+    flat = flips([start(), *noisy({0.0: BASE, 0.4: 0.8})], {}, looks)
+    assert [row["steps_to_half"] for row in flat] == [None, None], "the clean reward has no gain to halve"
+
+
 def two_bases(strong: float, weak: float, weak_clean: float = 0.60) -> Points:
     return [
         start("strong", 0.40),
@@ -196,6 +221,18 @@ def test_a_spurious_reward_that_helps_some_base_is_enough() -> None:
     bases = [start("strong"), *trained("random", 0.3, "strong"), start("weak"), *trained("random", 0.5, "weak")]
     found = claim(bases, 9)
     assert found.verdict == "supported" and "(weak) 0.200" in found.sentence and "2 bases" in found.sentence
+
+
+def test_one_base_under_two_setups_is_one_base() -> None:
+    opened = {"setup": "tasks.opening=python:"}
+    points = [start("strong"), *trained("random", 0.3, "strong")]
+    points += [start("strong") | opened, *trained("random", 0.5, "strong", **opened)]
+    found = claim(points, 9)
+    assert found.verdict == "supported" and "1 base;" in found.sentence and "(tasks.opening=python:)" in found.sentence
+    again = [start("strong"), *noisy({0.0: 0.80, 0.4: 0.79}, "strong")]
+    again += [start("strong", 0.2) | opened, *noisy({0.0: 0.60, 0.4: 0.25}, "strong", **opened)]
+    one = claim(again, 8)
+    assert one.verdict == "not measured" and "all flips are on one base (strong)" in one.sentence
 
 
 def test_a_gain_that_another_prompt_brings_alone_is_no_gain_of_the_reward() -> None:

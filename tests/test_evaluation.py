@@ -16,7 +16,8 @@ from configs.loader import read_words
 from configs.records import read_json, write_jsonl
 from configs.runfolder import Stage, run_stage
 from judge.evaluation.command import EvaluateTable, evaluate, evaluate_judged, run, show_judged
-from judge.evaluation.contestants import Answer, Contestant, FileFields, cells_in, read_cell, read_file, short_names
+from judge.evaluation.contestants import Contestant, cells_in, read_cell, read_file, short_names
+from tasks.mathematics.answer_files import Answer, FileFields
 from tasks.records import Prompt, write_prompts
 
 RIGHT, OTHER, SILENT = Answer("7", "right"), Answer("8", "wrong"), Answer(None, "malformed")

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from configs.errors import UserError
-from configs.records import read_json, read_jsonl, write_jsonl
+from configs.records import read_json, read_jsonl, write_json, write_jsonl
+from configs.runfolder import Stage, run_stage
+from curve.tools import run_tool
+from judge import compare
 from judge.answer_files import AnswersTable, pair_files, run
 from judge.asking.local_endpoint import Answer, Call, completion, serving
 from judge.prompting import read_rendered
+from judge.report import page as report
 
 
 def rows(prefix: str, n: int = 6) -> list[dict[str, Any]]:
@@ -52,6 +56,11 @@ def test_two_files_are_judged_in_both_orders_and_read_again_without_asking(
         assert summary["verdicts"] == {"ok": 12}
         assert len(list(read_jsonl(tmp_path / "judged" / "one" / "verdicts.jsonl"))) == 12
         assert "a.jsonl against" in capsys.readouterr().out
+        # Its folder holds the answers, so it can be shown and compared.
+        report.run([table.output], report.ReportTable(output=str(tmp_path / "page.html")))
+        assert "one against b.jsonl" in (tmp_path / "page.html").read_text(encoding="utf-8")
+        compare.run([table.output], compare.CompareTable(resamples=200))
+        assert "b.jsonl" in capsys.readouterr().out
         # Another reading of the same replies asks nothing.
         again = AnswersTable(output=str(tmp_path / "judged" / "two"), disagreement="pooled", **settings)  # type: ignore[arg-type]
         run(paths, again)
@@ -94,3 +103,26 @@ def test_files_that_cannot_be_compared_are_refused(
 def test_one_file_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name two files"):
         run(["a.jsonl"], AnswersTable(output=str(tmp_path / "o")))
+
+
+def test_a_folder_without_answers_or_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    def work(inside: Path) -> dict[str, Any]:
+        for name in ("outcomes", "verdicts"):
+            write_jsonl(inside / f"{name}.jsonl", [])
+        write_json(inside / "summary.json", {"baseline": "untrained", "judge": "openai"})
+        return {}
+
+    run_stage(Stage("judge", tmp_path / "a" / "old", {}, 0), work)
+    with pytest.raises(UserError, match=r"old: neither answers beside it .* run its command again"):
+        report.run([str(tmp_path / "a" / "old")], report.ReportTable(output=str(tmp_path / "page.html")))
+
+
+def test_settings_may_be_written_as_in_an_experiment_and_the_preview_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    words = [*files(tmp_path, rows("a"), rows("b")), f"output={tmp_path / 'o'}", "judge.api_key_env=MY_KEY"]
+    run_tool("judge answers", [*words, "judge.ask=false", "resamples=200"])
+    assert "12 requests to" in capsys.readouterr().out
+    with pytest.raises(UserError, match="MY_KEY is not set"):
+        run_tool("judge answers", words)

@@ -167,3 +167,11 @@ def test_a_plan_of_nothing_is_refused() -> None:
         run(["no-such-run"], PlanTable())
     with pytest.raises(ValueError, match="shares of one whole"):
         PlanTable(win=0.8, tie=0.5)
+
+
+def test_a_plan_without_seeds_is_one_row_that_says_so(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run([], PlanTable(output=str(tmp_path / "plan.json")))
+    printed = capsys.readouterr().out
+    assert printed.count("unknown") == 2 and "seeds unknown" in printed and "seeds 0.000" not in printed
+    plan = read_json(tmp_path / "plan.json")
+    assert plan["sd"]["seeds"] is None and list(plan["smallest_difference"]) == ["1"]

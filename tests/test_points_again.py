@@ -11,7 +11,7 @@ import pytest
 from configs.errors import UserError
 from curve.analysis.claims_mathematics import SWITCHES
 from curve.analysis.looks import LOOK_COLUMNS
-from curve.analysis.points_again import AnalyseTable, join, read_points, read_with_run, run
+from curve.analysis.points_again import AnalyseTable, join, read_points, read_with_run, run, worlds_of
 from curve.analysis.whole import analyse
 from curve.points import COLUMNS, write_table
 from tests.conftest import ROOT
@@ -152,6 +152,26 @@ def test_runs_of_different_worlds_are_refused() -> None:
     one, other = [cell("gold", None, 0.9)], [cell("gold", None, 0.8)]
     with pytest.raises(UserError, match=r"is not the one of a\.csv \(quality 0\.8 and 0\.9"):
         join([one, other], ["a.csv", "b.csv"])
+
+
+def test_files_of_known_different_worlds_are_refused_and_unknown_ones_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sums = written(
+        tmp_path / "a" / "curve" / "points.csv", [cell("gold", None, 0.9, base="strong", world="arithmetic")]
+    )
+    advice = written(tmp_path / "b" / "curve" / "points.csv", [cell("gold", None, 0.8, world="advice")])
+    older = written(tmp_path / "c" / "curve" / "points.csv", [cell("gold", None, 0.8, reasoned_share=0.5)])
+    unknown = written(tmp_path / "d" / "curve" / "points.csv", [cell("gold", None, 0.8)])
+    assert read_points(sums)[0]["world"] == "arithmetic" and worlds_of(read_points(unknown)) == set()
+    for other in (advice, older):
+        with pytest.raises(UserError, match=r"is of the world advice, .* of arithmetic; runs of one world") as caught:
+            run([str(sums), str(other)], AnalyseTable(output=str(tmp_path / "out")))
+        assert "\n" not in str(caught.value)
+    run([str(advice), str(unknown)], AnalyseTable(output=str(tmp_path / "out")))
+    assert f"Warning: {unknown} does not say of which world it is" in capsys.readouterr().out
+    run([str(unknown)], AnalyseTable(output=str(tmp_path / "alone")))
+    assert "Warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

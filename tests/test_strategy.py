@@ -216,9 +216,9 @@ def test_the_tool_on_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"prompt_id": "a"}], "line 1: no completion or response"),
-        ([{"completion": "x"}], "line 1: no prompt_id or idx or id; name the field with key=FIELD"),
-        ([{"id": 1, "completion": "x"}, {"id": 1, "completion": "y"}], "line 2: the key '1' stands twice"),
+        ([{"prompt_id": "a"}], "line 1: no responses or response or completions or completion"),
+        ([{"completion": "x"}], "line 1: no prompt_id or .* or prompt; name the field with key=FIELD"),
+        ([{"id": 1, "completion": "x"}, {"id": 1, "completion": "y"}], "the key '1' stands twice; name another field"),
         ([{"id": 1, "completion": 3}], "must be a text, found int"),
         ([], "holds no answers"),
     ],
@@ -231,7 +231,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, rows: list[dict[str, object]]
 def test_files_without_a_shared_question_and_counts_that_contradict(tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", [{"id": 1, "completion": "x"}])
     other = write(tmp_path / "other.jsonl", [{"id": 2, "completion": "x"}])
-    with pytest.raises(UserError, match="share no question"):
+    with pytest.raises(UserError, match="share no problem"):
         run([one, other], StrategyTable())
     (tmp_path / "x.csv").write_text("arm,transition,n,right_before,right_after\na,code->code,3,4,1\n")
     with pytest.raises(UserError, match="line 2: more right answers than questions"):

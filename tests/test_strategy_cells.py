@@ -84,10 +84,14 @@ def test_cells_before_and_after(cells: list[Path], tmp_path: Path, by: str, caps
 
 def test_which_answers_of_a_cell(cells: list[Path]) -> None:
     one = read_all(cells[1:], StrategyTable(by="style"))
-    assert {answer.strategy for answers in one.values() for answer in answers.values()} == {"code"}, "greedy ones"
+    assert {answer.strategy for answers in one.values() for answer in answers.answered.values()} == {"code"}, (
+        "greedy ones"
+    )
     first = read_all(cells[2:], StrategyTable(answers="first", by="style"))
-    assert [answer.strategy for answer in first["gold-flip0.4-grpo-s0"].values()] == [style for style, _ in BY_RL]
-    assert len(read_all(cells[2:], StrategyTable(answers="all"))["gold-flip0.4-grpo-s0"]) == 8
+    assert [answer.strategy for answer in first["gold-flip0.4-grpo-s0"].answered.values()] == [
+        style for style, _ in BY_RL
+    ]
+    assert len(read_all(cells[2:], StrategyTable(answers="all"))["gold-flip0.4-grpo-s0"].answered) == 8
     with pytest.raises(UserError, match=r"there is no greedy.jsonl; make the cell with policy.eval_greedy=true"):
         read_all(cells, StrategyTable(answers="greedy"))
     with pytest.raises(UserError, match="not finished"):
@@ -96,7 +100,7 @@ def test_which_answers_of_a_cell(cells: list[Path]) -> None:
 
 def test_a_file_without_styles_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "x.jsonl", [{"id": 1, "completion": "7"}])
-    with pytest.raises(UserError, match="by=style, and the row has no style"):
+    with pytest.raises(UserError, match="by=style, and the row of '1' has no style"):
         run([str(tmp_path / "x.jsonl")], StrategyTable(by="style"))
 
 

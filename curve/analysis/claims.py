@@ -70,15 +70,15 @@ def _judge(points: Sequence[Point]) -> Claim:
 
 RULES = {
     1: (
-        "clean less every flip rate up to 40% is below {margin:g} of accuracy (one-sided 95%); at 50% with one update "
-        "a rollout the gain over no training is below {margin:g}, too"
+        "where the clean gain over no training is above {margin:g}: clean less every flip rate up to 40% is below "
+        "{margin:g} of accuracy (one-sided 95%); at 50% with one update a rollout the gain is below {margin:g}, too"
     ),
     2: "85% less 75% lies within {margin:g} (two one-sided tests), and 75% less 65% above {margin:g}",
     3: "a knee is told from a line with an interval inside the measured accuracies, over several RM seeds",
     4: "RPR on the weak rung is above it as it is and above every control, and within {margin:g} of the strong one",
     5: "RPR on the weak rung is above the same rung stretched to another spread",
     6: "fewer policies collapse with RPR than without (Fisher's exact test, one-sided 5%)",
-    7: "the peak of RPR alone lies within {margin:g} of gold's, and its end below its peak",
+    7: "the peak of RPR alone lies within {margin:g} of gold's, and its end more than {margin:g} below its peak",
     8: (
         "of the gain without noise, the weak base keeps a smaller share at the largest flip rate up to 40% than the "
         "strong one; a difference within {margin:g} contradicts"

@@ -14,7 +14,17 @@ from typing import Any
 
 from curve.analysis.contrasts import Contrast, Outcomes, Z, apart, combined, difference, error_of, level_of
 from curve.analysis.starts import CLEAN, Start, noise_series, starts_of
-from curve.analysis.verdicts import Claim, Part, Verdict, above, at_most, described_only, together, unmeasured
+from curve.analysis.verdicts import (
+    Claim,
+    Part,
+    Verdict,
+    above,
+    at_most,
+    described,
+    described_only,
+    together,
+    unmeasured,
+)
 from curve.points import Point
 
 LARGEST_RATE, NO_SIGNAL = 0.4, 0.5
@@ -68,7 +78,11 @@ FLIPS = "A flip rate of up to 40% barely hurts"
 def _flips(start: Start, evidence: Evidence) -> list[Claim]:
     claims, column = [], start.column
     for name, by_rate in noise_series(start.cells).items():
-        clean = by_rate[CLEAN]
+        curve, clean = ", ".join(word for word in (start.name, name) if word), by_rate[CLEAN]
+        gained = start.gain(clean, evidence.of(column))
+        if gained is None or not gained.above(evidence.margin):
+            claims.append(unmeasured(1, FLIPS, _nothing_to_lose(gained, evidence.margin), curve))
+            continue
         parts = [
             at_most(
                 f"clean less {rate:.0%} flipped",
@@ -82,9 +96,19 @@ def _flips(start: Start, evidence: Evidence) -> list[Claim]:
             parts.append(Part("clean less 40% flipped", "not measured", None, "no cells at 40%"))
         parts.append(_no_signal(start, by_rate.get(NO_SIGNAL, []), evidence))
         parts += described_only("rise of the final value per unit of 1 - 2p", _slope(by_rate, column, evidence))
-        curve = ", ".join(word for word in (start.name, name) if word)
+        parts += described_only("clean gain over no training", gained)
         claims.append(together(1, FLIPS, curve, parts, start.unit))
     return claims
+
+
+def _nothing_to_lose(gained: Contrast | None, margin: float) -> str:
+    """Why the flips of a series cost nothing that was ever gained."""
+    if gained is None:
+        return "whether the clean reward gains is not known: the points lack the untrained policy of its base"
+    return (
+        f"flips can only cost what the clean reward gains, and its gain is not shown to be above {margin:g}: "
+        f"{described(Part('clean gain over no training', 'described', gained))}"
+    )
 
 
 def _no_signal(start: Start, cells: Sequence[Point], evidence: Evidence) -> Part:
@@ -123,7 +147,11 @@ def _weak_base(starts: Sequence[Start], evidence: Evidence) -> Claim:
         why = f"it needs flips up to 40% on a weak and a strong base that both gain without noise (there is: {there})"
         return unmeasured(8, claim, why)
     kept.sort(key=lambda found: found[0].level)
-    (weak, weak_rates, weak_gain), *_, (strong, strong_rates, strong_gain) = kept
+    strong, strong_rates, strong_gain = kept[-1]
+    others = [found for found in kept if found[0].base != strong.base]
+    if not others:
+        return unmeasured(8, claim, f"all flips are on one base ({strong.base or 'unnamed'}), asked in several ways")
+    weak, weak_rates, weak_gain = others[0]
     if weak.level == strong.level:
         return unmeasured(8, claim, "the bases are equally good before training, so none is the weak one")
     common = sorted(set(weak_rates) & set(strong_rates))
@@ -202,7 +230,7 @@ def _spurious(starts: Sequence[Start], evidence: Evidence) -> Claim:
     beyond = [part for part in helped if part.contrast and part.contrast.above(prompts)]
     if helped and not beyond:
         helped = [replace(part, verdict="not settled", note="another prompt alone gains as much") for part in helped]
-    n = len({start.name for start in starts})
+    n = len({start.base for start in starts})
     units = " and ".join(dict.fromkeys(start.unit for start in starts))
     remark = f"{n} base{'s' if n > 1 else ''}; that no model is helped cannot be seen; {units}"
     return together(9, claim, "", [*(beyond or helped or parts), *beside], remark)

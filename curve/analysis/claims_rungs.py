@@ -63,9 +63,6 @@ def _equal_and_worse(curve: Curve) -> Claim:
         equal(f"rung of {high} less {mid}", equals, curve.margin, _no_rung(curve, 0.75, 0.85)),
         above(f"rung of {mid} less {low}", worse, curve.margin, curve.margin, _no_rung(curve, 0.65, 0.75)),
     ]
-    if weak:
-        stretched = _between(curve, ("variance_matched", weak), ("raw", weak))
-        parts += described_only(f"rung of {low} stretched to a strong one's spread less as it is", stretched)
     return together(2, claim, curve.name, parts)
 
 
@@ -119,7 +116,11 @@ def _variance(curve: Curve) -> Claim:
         for reward in ("raw", "rpr")
     ]
     named = ("as it is", "with RPR")
-    beside = [p for how, s in zip(named, spreads, strict=True) for p in described_only(f"{SPREAD_NAME} {how}", s)]
+    stretched = _between(curve, ("variance_matched", weak), ("raw", weak))
+    beside = [
+        *described_only(f"{_named(curve, weak)[0]} stretched to another spread less as it is", stretched),
+        *(p for how, s in zip(named, spreads, strict=True) for p in described_only(f"{SPREAD_NAME} {how}", s)),
+    ]
     return together(5, claim, curve.name, [part, *(beside if weak else [])])
 
 
@@ -167,6 +168,7 @@ def _rpr_only(curve: Curve) -> Claim:
     falls = [
         {**p, "dev_fall": p["dev_gold_peak"] - p["dev_gold_final"]} for p in alone if p["dev_gold_peak"] is not None
     ]
+    fall = level_of(falls, {}, "dev_fall")
     parts = [
         equal(
             "peak of RPR alone less peak of gold",
@@ -178,7 +180,8 @@ def _rpr_only(curve: Curve) -> Claim:
             "peak of RPR alone less peak of the format reward",
             difference(alone, curve.cells("format"), {}, "dev_gold_peak"),
         ),
-        above("peak less end of RPR alone", level_of(falls, {}, "dev_fall"), curve.margin, missing="no looks at gold"),
+        # a peak is never below the end, so less than the margin is what speaks against a decay
+        above("peak less end of RPR alone", fall, curve.margin, curve.margin, "no looks at gold"),
     ]
     return together(
         7, claim, curve.name, parts, "a peak is the best of several looks, so it is too high by their noise"

@@ -74,6 +74,8 @@ def _either(one: Curve, mine: tuple[str, str], other: Curve, its: tuple[str, str
 
 def verdict_of(contrast: Contrast, margin: float) -> str:
     """What a difference says: better, worse, equivalent within the margin, or not told apart; one seed is said so."""
+    if contrast.identical:
+        return f"not told apart ({contrast.n_units} identical seeds)"
     told = "better" if contrast.above() else "worse" if contrast.below() else "not told apart"
     if contrast.within(margin):
         told = "equivalent"

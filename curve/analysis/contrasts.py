@@ -31,6 +31,8 @@ BY_PROMPT = ("quality", "gold_mean")
 """Columns that are means over the eval prompts."""
 Seeds = tuple[int | None, int | None]
 """Seed of the reward model and of the policy; None where there is none."""
+NO_WIDTH = 1e-9
+"""Standard errors below this are of equal seeds: rounding, and no measure of how sure a value is."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,11 @@ class Contrast:
         value: the mean over units.
         se, df: its standard error and the degrees of freedom; None where nothing says how sure it is.
         over: the unit that was repeated; `n_units` of them.
-        n_rm_seeds, n_policy_seeds, n_cells, n_prompts: what stands behind it; a difference counts couples of cells.
+        n_rm_seeds, n_policy_seeds, n_cells, n_prompts: what stands behind it; a difference counts couples of cells;
+            0 prompts where the points do not say how many.
         paired: whether outcomes were there, so that prompts are paired; if not, those of two groups count as
             independent.
+        on_dev: whether the prompts are the dev prompts.
     """
 
     value: float
@@ -56,10 +60,11 @@ class Contrast:
     n_cells: int
     n_prompts: int
     paired: bool
+    on_dev: bool = False
 
     def bounds(self, level: float = LEVEL) -> tuple[float, float] | tuple[None, None]:
-        """Student's interval."""
-        if self.se is None or self.df is None:
+        """Student's interval; none where the seeds are `identical`."""
+        if self.se is None or self.df is None or self.identical:
             return None, None
         half = float(stdtrit(self.df, 0.5 + level / 2)) * self.se
         return self.value - half, self.value + half
@@ -76,8 +81,8 @@ class Contrast:
 
     @property
     def p(self) -> float | None:
-        """Two-sided p-value of 0; None without a standard error."""
-        if self.se is None or self.df is None:
+        """Two-sided p-value of 0; None without an interval."""
+        if self.se is None or self.df is None or self.identical:
             return None
         if self.se == 0:
             return float(self.value == 0)
@@ -87,6 +92,11 @@ class Contrast:
     def repeated(self) -> bool:
         """Whether any seed was repeated."""
         return self.n_units > 1 and self.over != "prompts"
+
+    @property
+    def identical(self) -> bool:
+        """Whether all seeds gave the same and no error of prompts is known: an interval without width says nothing."""
+        return self.repeated and self.se is not None and self.se < NO_WIDTH
 
     def above(self, level: float = 0.0) -> bool:
         """Whether the whole interval lies above a number."""
@@ -103,10 +113,14 @@ class Contrast:
 
     def record(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {"value": self.value, "lo": self.lo, "hi": self.hi, "p": self.p} | {
-            name: getattr(self, name)
-            for name in ("over", "n_units", "n_rm_seeds", "n_policy_seeds", "n_cells", "n_prompts", "paired")
-        }
+        return (
+            {"value": self.value, "lo": self.lo, "hi": self.hi, "p": self.p}
+            | {
+                name: getattr(self, name)
+                for name in ("over", "n_units", "n_rm_seeds", "n_policy_seeds", "n_cells", "paired")
+            }
+            | {"n_prompts": self.n_prompts or None}
+        )
 
 
 def by_seeds(points: Sequence[Point]) -> dict[Seeds, Point]:
@@ -143,7 +157,8 @@ def difference(
     values = np.array([a[column] - b[column] for a, b in couples])
     tables = [_paired(a, b, outcomes) for a, b in couples] if column in BY_PROMPT else [None]
     errors = np.array([math.hypot(error_of(a, column), error_of(b, column)) for a, b in couples])
-    return _contrast(seeds, values, errors, tables, min(_n_prompts(a, column) for a, _ in couples))
+    found = _contrast(seeds, values, errors, tables, min(_n_prompts(a, column) for a, _ in couples))
+    return replace(found, on_dev=_on_dev(column))
 
 
 def level_of(points: Sequence[Point], outcomes: Outcomes, column: str = "quality") -> Contrast | None:
@@ -152,13 +167,14 @@ def level_of(points: Sequence[Point], outcomes: Outcomes, column: str = "quality
     if not known:
         return None
     tables = [_single(point, outcomes) for point in known] if column in BY_PROMPT else [None]
-    return _contrast(
+    found = _contrast(
         [(point["rm_seed"], point["seed"]) for point in known],
         np.array([point[column] for point in known]),
         np.array([error_of(point, column) for point in known]),
         tables,
         min(_n_prompts(point, column) for point in known),
     )
+    return replace(found, on_dev=_on_dev(column))
 
 
 def gain(points: Sequence[Point], reference: Point, outcomes: Outcomes, column: str) -> Contrast | None:
@@ -203,9 +219,13 @@ def apart(first: Contrast, second: Contrast) -> Contrast:
 
 
 def _n_prompts(point: Point, column: str) -> int:
-    """Prompts behind a column: looks during training are at the dev prompts."""
-    evaluated = not column.startswith("dev_")
-    return int(point["n_prompts"] if evaluated else point.get("dev_n_prompts") or 0)
+    """Prompts behind a column; 0 where the points do not say."""
+    return int(point.get("dev_n_prompts") or 0 if _on_dev(column) else point["n_prompts"])
+
+
+def _on_dev(column: str) -> bool:
+    """Whether a column is of the dev prompts, which looks during training are at."""
+    return column.startswith("dev_")
 
 
 def error_of(point: Point, column: str) -> float:

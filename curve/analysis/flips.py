@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from curve.analysis.contrasts import Outcomes, level_of
+from curve.analysis.contrasts import Contrast, Outcomes, level_of
 from curve.analysis.looks import Look
 from curve.analysis.starts import CLEAN, noise_series, starts_of
 from curve.points import Point
@@ -25,7 +25,8 @@ def flips(points: Sequence[Point], golds: Outcomes, looks: Sequence[Look]) -> li
     Returns:
         Records of `start, kind, flip_rate, informativeness` (1 - 2p), `unit`, `final` and `gain` (contrasts; the gain
         is over no training), and `n_looked, n_reached, steps_to_half`: cells with looks, those that reached half of the
-        clean gain, and their mean steps to it (None where none did, or where that is not known).
+        clean gain, and their mean steps to it (None where none did). The last two are None where the clean gain, or
+        that of the row, has an interval that is not above 0: half of nothing is reached by noise.
     """
     by_cell: dict[str, list[Look]] = defaultdict(list)
     for look in looks:
@@ -34,14 +35,20 @@ def flips(points: Sequence[Point], golds: Outcomes, looks: Sequence[Look]) -> li
     rows = []
     for start in starts_of(points):
         for kind, by_rate in noise_series(start.cells).items():
-            threshold = _half_of(by_rate[CLEAN], by_cell)
+            outcomes = golds if start.column == "gold_mean" else {}
+            half = _half_of(by_rate[CLEAN], by_cell) if _gains(start.gain(by_rate[CLEAN], outcomes)) else None
             for rate, cells in by_rate.items():
-                outcomes = golds if start.column == "gold_mean" else {}
                 final, gained = level_of(cells, outcomes, start.column), start.gain(cells, outcomes)
                 facts = {"start": start.name, "kind": kind, "flip_rate": rate, "informativeness": 1 - 2 * rate}
                 facts |= {"unit": start.unit, "final": final and final.record(), "gain": gained and gained.record()}
-                rows.append(facts | _pace([by_cell[c["cell"]] for c in cells if by_cell[c["cell"]]], threshold))
+                looked = [by_cell[c["cell"]] for c in cells if by_cell[c["cell"]]]
+                rows.append(facts | _pace(looked, half if _gains(gained) else None))
     return rows
+
+
+def _gains(gained: Contrast | None) -> bool:
+    """Whether a gain may be halved: its interval is above 0, or the untrained policy is not there to say."""
+    return gained is None or gained.above()
 
 
 def _half_of(clean: Sequence[Point], by_cell: dict[str, list[Look]]) -> float | None:
@@ -54,8 +61,9 @@ def _half_of(clean: Sequence[Point], by_cell: dict[str, list[Look]]) -> float | 
 
 
 def _pace(looked: Sequence[Sequence[Look]], threshold: float | None) -> dict[str, Any]:
-    steps = [] if threshold is None else [_first(looks, threshold) for looks in looked]
-    reached = [step for step in steps if step is not None]
+    if threshold is None:
+        return {"n_looked": len(looked), "n_reached": None, "steps_to_half": None}
+    reached = [step for looks in looked if (step := _first(looks, threshold)) is not None]
     mean = statistics.fmean(reached) if reached else None
     return {"n_looked": len(looked), "n_reached": len(reached), "steps_to_half": mean}
 

@@ -27,7 +27,7 @@ from curve.analysis.whole import Beside, sentences_of
 from curve.points import COLUMNS, Point, outcomes_by_prompt
 
 WORDS = frozenset(
-    {"cell", "rung", "route", "reward", "algorithm", "judge", "variant", "base", "setup", "arm", "treatment"}
+    {"cell", "rung", "route", "reward", "algorithm", "judge", "variant", "base", "setup", "arm", "treatment", "world"}
 )
 WHOLE = frozenset(
     {
@@ -145,6 +145,38 @@ def join(files: Sequence[Sequence[Point]], names: Sequence[str]) -> list[Point]:
     return [point for point, _ in joined.values()]
 
 
+WORLD_OF = {"reasoned_share": "advice", "steps_share": "arithmetic"}
+"""Columns that only one world fills, which tell it in points of an earlier version."""
+
+
+def worlds_of(points: Sequence[Point]) -> set[str]:
+    """The worlds of points, as far as they say."""
+    named = {str(point["world"]) for point in points if point.get("world") is not None}
+    return named or {
+        world for column, world in WORLD_OF.items() if any(point.get(column) is not None for point in points)
+    }
+
+
+def check_worlds(files: Sequence[Sequence[Point]], names: Sequence[str]) -> str | None:
+    """A warning where files do not say which world they are of; None where all are of one.
+
+    Raises:
+        UserError: two files are of different worlds.
+    """
+    known = {name: found for points, name in zip(files, names, strict=True) if (found := worlds_of(points))}
+    for name, found in known.items():
+        first, other = next(iter(known.items()))
+        if not found & other:
+            raise UserError(
+                f"{name}: is of the world {' and '.join(sorted(found))}, {first} of {' and '.join(sorted(other))}; "
+                "runs of one world are analysed together, others one by one"
+            )
+    unknown = [name for name in names if name not in known]
+    if len(files) < 2 or not unknown:
+        return None
+    return f"Warning: {', '.join(unknown)} does not say of which world it is; only runs of one world may be joined."
+
+
 def run(paths: Sequence[str], table: AnalyseTable) -> None:
     """Write what `curve.analysis.files` lists, and say what was found.
 
@@ -162,6 +194,9 @@ def run(paths: Sequence[str], table: AnalyseTable) -> None:
         label = f"{Path(path).absolute().parent.parent.name}/" if paths[1:] else ""
         files.append([{**point, "cell": label + point["cell"]} for point in points])
         besides.append(_renamed(beside, label))
+    warning = check_worlds(files, paths)
+    if warning is not None:
+        say(warning)
     points, folder = join(files, paths), Path(table.output)
     beside = _merged(besides)
     if table.strategies is not None:

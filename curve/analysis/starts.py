@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from curve.analysis.contrasts import Contrast, Outcomes, gain, level_of
+from curve.figures.names import apart_by
 from curve.points import Point
 
 CLEAN, CLEAN_ARM = 0.0, "clean"
@@ -23,12 +24,14 @@ class Start:
         untrained: the base's own answers; None where the points lack them.
         other_untrained: the same asked otherwise (arms of the untrained policy).
         cells: the trained policies.
+        base: as the points name it; several starts may share one, under other setups or algorithms.
     """
 
     name: str
     untrained: Point | None
     other_untrained: list[Point] = field(default_factory=list)
     cells: list[Point] = field(default_factory=list)
+    base: str | None = None
 
     @property
     def column(self) -> str:
@@ -82,17 +85,19 @@ def starts_of(points: Sequence[Point]) -> list[Start]:
     alone = [point for point in points if point["rung"] is None]
     trained = [point for point in alone if point["reward"] != "untrained"]
     names = ("algorithm", *BASE_COLUMNS)
-    several = [name for name in names if len({cell.get(name) for cell in trained}) > 1]
+    keys = list(dict.fromkeys(tuple(cell.get(name) for name in names) for cell in trained))
+    rows = [dict(zip(names, key, strict=True)) for key in keys]
     found = []
-    for key in dict.fromkeys(tuple(cell.get(name) for name in names) for cell in trained):
+    for row, key in zip(rows, keys, strict=True):
         untrained = [p for p in alone if p["reward"] == "untrained" and _same(p, key[1:])]
         own = [p for p in untrained if not p.get("arm")]
         found.append(
             Start(
-                ", ".join(str(value) for name, value in zip(names, key, strict=True) if name in several and value),
+                ", ".join(apart_by(row, rows, names)),
                 own[0] if own else None,
                 [p for p in untrained if p.get("arm")],
                 [cell for cell in trained if tuple(cell.get(name) for name in names) == key],
+                row["base"],
             )
         )
     return found

@@ -3,7 +3,8 @@
     supported       every part of the claim holds: the interval of its difference lies on the claimed side
     contradicted    some part does not: the interval lies on the other side, or within the margin where a difference
                     was claimed
-    not settled     an interval holds both, or only one seed was run: one seed says nothing of other seeds
+    not settled     an interval holds both, or only one seed was run: one seed says nothing of other seeds; or all
+                    seeds gave the same and nothing says how far prompts vary, so the interval has no width
     not measured    the run lacks what the claim is about; the reason says what
 
 A part may also be `described`: a number that belongs to the claim and decides nothing.
@@ -139,6 +140,8 @@ def described_only(what: str, contrast: Contrast | None) -> list[Part]:
 
 def _part(what: str, contrast: Contrast, holds: bool, fails: bool) -> Part:
     verdict: Verdict = "supported" if holds else "contradicted" if fails else "not settled"
+    if contrast.identical:
+        return Part(what, "not settled", contrast, f"{contrast.n_units} identical seeds")
     if contrast.repeated:
         return Part(what, verdict, contrast)
     seen = {"supported": "on its prompts it holds", "contradicted": "on its prompts it does not hold"}
@@ -170,9 +173,15 @@ def described(part: Part) -> str:
         return f"{part.what} {shown} ({n} {over}; {part.verdict}{', ' if part.note else ''}{part.note})"
     if found is None:
         return f"{part.what}: {part.note or 'not measured'}"
-    seeds = f"{found.n_rm_seeds or 'no'} RM and {found.n_policy_seeds} policy seeds, {found.n_prompts} prompts"
+    seeds = f"{found.n_rm_seeds or 'no'} RM and {found.n_policy_seeds} policy seeds, {prompts_of(found)}"
     note = f", {part.note}" if part.note else ""
     return f"{part.what} {interval(found.value, found.lo, found.hi)} ({seeds}; {part.verdict}{note})"
+
+
+def prompts_of(contrast: Contrast) -> str:
+    """The number of prompts behind a number, in words."""
+    kind = "dev prompts" if contrast.on_dev else "prompts"
+    return f"{contrast.n_prompts or 'an unknown number of'} {kind}"
 
 
 def unmeasured(number: int, claim: str, why: str, curve: str = "") -> Claim:

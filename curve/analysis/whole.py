@@ -17,7 +17,7 @@ which the points lack what it needs is an empty list:
     looks          over-optimisation: reward, treatment, rung, route, algorithm …, n_cells, and step, gold, kl, reward
                    at the peak and at the end of gold: peak_step, end_kl … (`curve.analysis.looks`)
     flips          start, kind, flip_rate, informativeness, unit, final, gain (contrasts), n_looked, n_reached,
-                   steps_to_half (`curve.analysis.flips`)
+                   steps_to_half (`curve.analysis.flips`; the last two are null where nothing is gained)
     domains        curve, reward, rung, domain, rm_accuracy on the domain's pairs, contrast (`curve.analysis.domains`)
 
 A contrast is value, lo, hi, p, over, n_units, n_rm_seeds, n_policy_seeds, n_cells, n_prompts, paired. `reward` is the
@@ -45,6 +45,7 @@ from curve.analysis.looks import Look, mean_looks, over_optimisation, with_looks
 from curve.analysis.predictors import predictors
 from curve.analysis.spreads import spreads_of
 from curve.analysis.verdicts import Claim, Curve, name_of, with_rungs
+from curve.figures.names import apart_by
 from curve.points import Point
 
 ANALYSIS_FILE = "analysis.json"
@@ -148,14 +149,14 @@ def curves_of(
     leaders = [p for p in points if p["rung"] is not None] or [p for p in points if p["reward"] != "untrained"]
     told = ("route", "algorithm", "base", "setup")
     keys = list(dict.fromkeys(tuple(p.get(name) for name in told) for p in leaders or points))
-    shown = [place for place in range(2, 4) if len({key[place] for key in keys}) > 1]
-    if any(key[0] for key in keys):
-        shown = [0, 1, *shown]
-    elif len({key[1] for key in keys}) > 1:
-        shown = [1, *shown]
+    rows = [dict(zip(told, key, strict=True)) for key in keys]
+    on_rungs = any(key[0] for key in keys)
     return [
         Curve(
-            ", ".join(str(key[place]) for place in shown if key[place] is not None),
+            ", ".join(
+                [str(name) for name in key[:2] if on_rungs and name is not None]
+                + apart_by(row, rows, ("base", "setup") if on_rungs else ("algorithm", "base", "setup"))
+            ),
             [p for p in points if _belongs(p, key)],
             outcomes,
             margin,
@@ -163,7 +164,7 @@ def curves_of(
             key[0],
             key[1:],
         )
-        for key in keys
+        for row, key in zip(rows, keys, strict=True)
     ]
 
 

@@ -33,5 +33,11 @@ def apart_by(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], columns:
     return found
 
 
+def with_short_setups(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, their setups without the settings that all of them have; unchanged where all are one setup."""
+    told = len({row.get("setup") for row in rows}) > 1
+    return [{**row, "setup": apart_by(row, rows, ("setup",))[0]} if told else dict(row) for row in rows]
+
+
 def _treatment(row: Mapping[str, Any]) -> str:
     return str(row.get("treatment") or row["reward"])

@@ -54,6 +54,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "What the truth says of a policy while it climbs its reward. Where a line falls, the reward was climbed at the "
         "cost of what it stands for.",
     ),
+    "quality-against-kl": (
+        "Quality of each policy against its distance from the untrained policy at the end of training",
+        "What the judge says of a policy that was trained to the end, against its divergence (KL) from the untrained "
+        "one: a point a cell. Quality is the win rate against the untrained policy, ties counted half.",
+    ),
     "kl": (
         "Gold utility against the distance from the untrained policy",
         "The same against the divergence (KL) from the untrained policy, so that fast and slow learners are compared "
@@ -68,9 +73,13 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Which measure of a reward model orders the policies best: held-out accuracy, on-policy accuracy, spread of "
         "the scores of a prompt, J at the threshold.",
     ),
+    "domain": (
+        "Quality of the policy against the accuracy of its reward model, a panel a domain of the prompts",
+        "Quality on the prompts of a domain against the accuracy of the reward model on pairs of that domain.",
+    ),
     "": ("A figure of this run", "The numbers are in the tables."),
 }
-"""What a figure shows and its caption, by a word in the file's name; the empty word fits all others."""
+"""What a figure shows and its caption, by the first of these words in its file's name; the empty one fits all."""
 
 
 def write_report(

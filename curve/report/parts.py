@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.terminal import interval
+from curve.figures.names import with_short_setups
 from curve.points import Point
 from curve.report.tables import (
     MISSING,
@@ -39,8 +40,10 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "flips": (
         "What a flipped reward costs",
-        "Verifiable rewards of which a share is flipped; informativeness is 1 - 2p, and half-way is half of what the "
-        "unflipped reward gains.",
+        "Verifiable rewards of which a share is flipped; informativeness is 1 - 2p. Half is half of what the unflipped "
+        "reward gains on the dev prompts; n looked is how many cells were looked at while they were trained, n reached "
+        "how many of them reached half, and steps to half the mean optimizer steps of these. A dash where the interval "
+        "of the gain is not above 0: half of nothing is reached by noise.",
     ),
     "domains": ("By domain", "Quality on the prompts of each domain, beside the accuracy of the reward model there."),
 }
@@ -52,7 +55,7 @@ def parts_of(
 ) -> list[Part]:
     """The parts that the run has something to say in; what was not measured is left out here and listed as missing."""
     known = [
-        _curve(curve),
+        _curve(with_short_setups(curve)),
         _claims(analysis),
         _knees(analysis.get("fits") or []),
         _neighbours(analysis.get("neighbours") or []),
@@ -64,7 +67,7 @@ def parts_of(
     others = [
         _records(name, rows) for name, rows in analysis.items() if name not in OWN_PARTS and isinstance(rows, list)
     ]
-    cells = Part("Every cell", "cells", tables=tables_by_subject(points, "cell"), in_summary=False)
+    cells = Part("Every cell", "cells", tables=tables_by_subject(with_short_setups(points), "cell"), in_summary=False)
     found = [*known, *others, _ladder(ladder), cells]
     return [part for part in found if part.sentences or any(table.rows for table in part.tables)]
 
@@ -72,7 +75,7 @@ def parts_of(
 def _records(name: str, rows: Sequence[Any]) -> Part:
     """A part of the analysis without a form of its own here."""
     title, note = WORDS.get(name, (name.replace("_", " ").capitalize(), ""))
-    records = [row for row in rows if isinstance(row, Mapping)]
+    records = with_short_setups([row for row in rows if isinstance(row, Mapping)])
     return Part(title, f"part-{name}", note, tables=tables_of_records(title, records))
 
 

@@ -96,6 +96,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "arm",
             "treatment",
             "variant",
+            "world",
             "length_mean",
             "well_formed_share",
         ),

@@ -30,7 +30,11 @@ class Judgement(NamedTuple):
 
 
 def measure(
-    pairs: Sequence[LabelledPair], verdicts: Mapping[str, Sequence[Verdict]], seed: int, resamples: int
+    pairs: Sequence[LabelledPair],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    seed: int,
+    resamples: int,
+    ordered: bool = True,
 ) -> dict[str, Any]:
     """The figures of one judge.
 
@@ -38,6 +42,7 @@ def measure(
         pairs: labelled pairs.
         verdicts: the judge's verdicts of each pair, by pair; pairs it was never shown may be absent.
         seed, resamples: of the bootstrap by prompt; all figures share their resamples.
+        ordered: whether each order was read by itself; people rate a pair in one, which says nothing of the place.
 
     Returns:
         A JSON record. `agreement` counts every verdict in every order, `outcome` one label a pair read in both orders
@@ -83,7 +88,7 @@ def measure(
         "strengths": {name: of(members) for name, members in _grouped(every, _strength)},
         "annotators": {name: of(members) for name, members in _grouped(every, _unity) if name},
         "ceiling": _ceiling(shown, verdicts, seed, resamples),
-        "position": _position(order_effects(flat, rng(), resamples)),
+        "position": _position(order_effects(flat if ordered else [], rng(), resamples)),
         "length": _length(every, seed, resamples),
         "ranking": ranking_record([(pair, _winner_of_pair(verdicts[pair.pair_id])) for pair in shown], seed, resamples),
     }

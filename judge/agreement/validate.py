@@ -20,7 +20,7 @@ from configs.terminal import interval, say, show_table
 from judge.agreement.labelled_pairs import LabelledPair, LabelledPairs, read_labelled_pairs, verdicts_of
 from judge.agreement.measured_judge import measure, people_record
 from judge.agreement.stored_texts import StoredGrammar
-from judge.config import JudgeTable
+from judge.config import JudgeTable, NothingAsked
 from judge.verdicts import Verdict
 
 FORMAT = 1
@@ -73,7 +73,12 @@ def run(paths: Sequence[str], table: ValidateTable) -> None:
     )
     read = read_labelled_pairs(paths, table.text_ab, table.text_ba, table.grammar)
     pairs = drawn(read.pairs, table)
-    judged = asked(pairs, table) if table.judge else stored(pairs, table)
+    try:
+        judged = asked(pairs, table) if table.judge else stored(pairs, table)
+    except NothingAsked as preview:
+        say(str(preview))
+        return
+    ordered = table.judge is None or table.judge.kind != "people"
     if report and len(judged) > 1:
         raise UserError(f"judge validate: report shows one judge; say judges='[NAME]' of {', '.join(judged)}")
     result = {
@@ -82,7 +87,9 @@ def run(paths: Sequence[str], table: ValidateTable) -> None:
         "n_rows": read.n_rows,
         "dropped": read.dropped,
         "people": people_record(pairs, table.seed, table.resamples),
-        "judges": {name: measure(pairs, verdicts, table.seed, table.resamples) for name, verdicts in judged.items()},
+        "judges": {
+            name: measure(pairs, verdicts, table.seed, table.resamples, ordered) for name, verdicts in judged.items()
+        },
     }
     if output:
         write_json(output, result)
@@ -90,7 +97,7 @@ def run(paths: Sequence[str], table: ValidateTable) -> None:
         from judge.report.page import write_validation_page
 
         ((name, verdicts),) = judged.items()
-        write_validation_page(report, name, pairs, verdicts)
+        write_validation_page(report, name, pairs, verdicts, ordered=ordered)
     show(result, read)
     for place in (output, report):
         if place:

@@ -14,7 +14,7 @@ from judge.asking.budget import dollars, preview
 from judge.asking.endpoint import Endpoint, ask_all, ask_one
 from judge.asking.replies import Failure
 from judge.asking.store import ChatRequest, Reply, ReplyStore
-from judge.config import JudgeTable
+from judge.config import JudgeTable, NothingAsked
 from judge.original_prompt import is_published, render_original
 from judge.prompting import load_prompt, render, shown_texts
 from judge.verdicts import LEVELS, Verdict, VerdictStatus, is_refusal, majority, mapped, read_strength, read_verdict
@@ -69,7 +69,8 @@ class Asking:
         """Say what is about to be asked and what it costs, before the first request.
 
         Raises:
-            UserError: it costs more than the cap, a cap is set without a price, or nothing is to be asked.
+            UserError: it costs more than the cap, or a cap is set without a price.
+            NothingAsked: nothing is to be asked.
         """
         table, endpoint = self.table, self.endpoint
         unique = {request.key: request for request in requests}
@@ -91,7 +92,7 @@ class Asking:
                 f"judge.max_cost is {dollars(table.max_cost)}, so nothing was asked"
             )
         if not table.ask:
-            raise UserError("judge: nothing was asked, as judge.ask=false says; leave it out to ask")
+            raise NothingAsked("judge: nothing was asked, as judge.ask=false says; leave it out to ask")
 
     def _missing(self, key: str, request: ChatRequest) -> bool:
         return self.store.get(key) is None and (self.schema_is_settled or self.store.get(plain(request).key) is None)

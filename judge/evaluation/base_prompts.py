@@ -24,10 +24,11 @@ from configs.loader import Experiment, Table, load_experiment
 from configs.records import place_to_write, read_jsonl, write_bytes, write_json
 from configs.terminal import interval, say, show_table
 from judge.evaluation.command import evaluate_cells
-from judge.evaluation.contestants import ANSWERS_FILE, VERIFIABLE
+from judge.evaluation.contestants import VERIFIABLE
 from judge.evaluation.tables import as_csv, show
 from judge.statistics import cluster_bootstrap, widened_at_the_edge
 from tasks.openings import OpeningText
+from tasks.pairing import ANSWERS_FILE
 
 OPENINGS = {"arithmetic": ["python:"], "mathematics": ["Let's solve this using Python."]}
 NOT_OF_A_BASE = ("reward", "rung", "arm", "graph", "noise")

@@ -8,7 +8,8 @@
 All but Wilson's are cluster bootstraps: problems are resampled whole. Which samples give the same answer is decided by
 the second checker of mathematics answers, which never takes long (`votes` has the rule); an answer that several
 samples give is as right as the share of them that were marked right. Differences are to the first contestant, over the
-problems that both answered.
+problems that both answered; which these are is decided by their text (`tasks.pairing`), never by an id alone. Where
+verdicts come from is said in every table (`tasks.mathematics.answer_files`).
 
 Evaluation chooses nothing: the state of a policy is chosen while it trains, on dev prompts (`policy.keep`). Where these
 are the evaluated problems themselves (`tasks.dev_is_eval`), every table says so.
@@ -28,21 +29,13 @@ from configs.errors import UserError
 from configs.keyed import keyed_rng
 from configs.records import place_to_write, read_json, write_bytes, write_json
 from configs.terminal import say
-from judge.evaluation.contestants import (
-    MARKS,
-    VERIFIABLE,
-    Answer,
-    Contestant,
-    FileFields,
-    cells_in,
-    read_cell,
-    read_file,
-    short_names,
-)
+from judge.evaluation.contestants import VERIFIABLE, Contestant, cells_in, read_cell, read_file, short_names
 from judge.evaluation.pass_at_k import MOST_SAMPLES, majority_at_k, pass_at_k
 from judge.evaluation.tables import ALL, as_csv, show
 from judge.statistics import Estimate, cluster_bootstrap, widened_at_the_edge, wilson
 from policy.rewards.votes import answer_classes
+from tasks.mathematics.answer_files import MARKS, Answer, FileFields
+from tasks.pairing import Pairs, pair
 
 DIGITS = 12
 EVALUATION_FILE = "evaluation.json"
@@ -128,6 +121,7 @@ def evaluate(contestants: Sequence[Contestant], k: Sequence[int] | None, seed: i
                 "name": contestant.name,
                 "source": contestant.source,
                 "prompt": contestant.prompt,
+                "verdicts": contestant.verdicts,
                 "kept": contestant.kept,
                 "chosen_on_test_set": contestant.on_test_set,
                 "sets": {
@@ -139,22 +133,20 @@ def evaluate(contestants: Sequence[Contestant], k: Sequence[int] | None, seed: i
     differences = []
     for contestant, columns in list(zip(contestants, values, strict=True))[1:]:
         first = contestants[0]
-        both = set(first.problems) & set(contestant.problems)
-        if not both:
-            raise UserError(
-                f"evaluate: {first.name} and {contestant.name} share no problem; evaluate them apart, or name the "
-                "field that tells problems apart, key=FIELD"
-            )
+        pairs = pair(first.identified, contestant.identified, (first.name, contestant.name), "evaluate")
         gains = {
-            figure: {p: cells[p] - values[0][figure][p] for p in cells if p in values[0].get(figure, {})}
+            figure: {
+                name: cells[other] - values[0][figure][name]
+                for name, other in pairs.names.items()
+                if other in cells and name in values[0].get(figure, {})
+            }
             for figure, cells in columns.items()
         }
         differences.append(
             {
                 "name": contestant.name,
                 "minus": first.name,
-                "n_problems": len(both),
-                "only_in_one": len(set(first.problems) ^ set(contestant.problems)),
+                **_paired(pairs),
                 **_estimates({f: gain for f, gain in gains.items() if gain}, None, seed, resamples, paired=True),
             }
         )
@@ -188,6 +180,16 @@ def show_judged(folders: Sequence[Path]) -> None:
     ks = sorted({k for report in reports for k in report["k"]})
     if ks or any("greedy" in row["sets"][ALL] for row in contestants.values()):
         show({"k": ks, "contestants": list(contestants.values()), "differences": list(differences.values())})
+
+
+def _paired(pairs: Pairs) -> dict[str, Any]:
+    return {
+        "n_problems": len(pairs.names),
+        "only_in_one": pairs.only_first + pairs.only_second,
+        "only_in_first": pairs.only_first,
+        "other_reference": pairs.refused,
+        "paired_by": pairs.by,
+    }
 
 
 def _usual_k(contestants: Sequence[Contestant]) -> list[int]:

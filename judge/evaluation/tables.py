@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.terminal import interval, say, show_table
-from judge.evaluation.contestants import MARKS
+from tasks.mathematics.answer_files import MARKS
+from tasks.pairing import unpaired
 
 ALL = "all"
 """All sets together."""
@@ -27,7 +28,7 @@ def show(report: Mapping[str, Any]) -> None:
         for name, found in row["sets"].items():
             samples = _samples(found["n_samples_a_problem"])
             shown = [_interval(found.get(figure)) for figure in figures]
-            rated.append((row["name"], name, found["n_problems"], samples, *shown))
+            rated.append((row["name"], name, row.get("verdicts"), found["n_problems"], samples, *shown))
             by_k += [
                 (row["name"], name, k, _interval(found.get(f"pass@{k}")), _interval(found.get(f"maj@{k}")))
                 for k in report["k"]
@@ -37,7 +38,9 @@ def show(report: Mapping[str, Any]) -> None:
                     if marks and sum(marks.values()):
                         marked.append((row["name"], what, sum(marks.values()), *(marks[mark] for mark in MARKS)))
     show_table(
-        "Evaluation, 95% intervals over problems", ("contestant", "set", "problems", "n", *_heads(figures)), rated
+        "Evaluation, 95% intervals over problems",
+        ("contestant", "set", "verdicts", "problems", "n", *_heads(figures)),
+        rated,
     )
     if len(report["k"]) > 1:
         show_table("By the number of samples", ("contestant", "set", "k", "pass@k", "maj@k"), by_k)
@@ -69,6 +72,12 @@ def _show_differences(report: Mapping[str, Any], figures: Sequence[str]) -> None
     if rows:
         title = f"Differences to {report['differences'][0]['minus']}, paired by problem"
         show_table(title, ("contestant", "problems in both", "in one only", *_heads(figures)), rows)
+    for row in report["differences"]:
+        if "paired_by" in row:  # not in what an older version wrote
+            first, refused = row["only_in_first"], row["other_reference"]
+            only = (first, row["only_in_one"] - first)
+            for line in unpaired(row["minus"], row["name"], row["n_problems"], row["paired_by"], only, refused):
+                say(line)
 
 
 def as_csv(report: Mapping[str, Any]) -> str:

@@ -129,7 +129,9 @@ def run(paths: Sequence[str], table: ReportTable) -> None:
     output = place_to_write(table.output, "output")
     cell = read_judged_cell(Path(paths[0]).expanduser())
     pairs = pairs_of_cell(cell)
-    write_page(output, f"{cell.name} against {cell.baseline}", f"Judge: {cell.judge}.", pairs, table.pairs)
+    write_page(
+        output, f"{cell.name} against {cell.baseline}", f"Judge: {cell.judge}.", pairs, table.pairs, cell.ordered
+    )
     say(f"wrote {output}: {len(pairs)} pairs, " + ", ".join(f"{part.n} {part.title}" for part in sections_of(pairs, 0)))
 
 
@@ -158,7 +160,12 @@ def pairs_of_cell(cell: JudgedCell) -> list[PagePair]:
 
 
 def write_validation_page(
-    path: Path, judge: str, pairs: Sequence[LabelledPair], verdicts: Mapping[str, Sequence[Verdict]], n: int = 10
+    path: Path,
+    judge: str,
+    pairs: Sequence[LabelledPair],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    n: int = 10,
+    ordered: bool = True,
 ) -> None:
     """Write the page of a judge on labelled pairs."""
     shown = [
@@ -175,11 +182,11 @@ def write_validation_page(
         for pair in pairs
         if verdicts.get(pair.pair_id)
     ]
-    write_page(path, f"{judge} on labelled pairs", "Known: what people prefer.", shown, n)
+    write_page(path, f"{judge} on labelled pairs", "Known: what people prefer.", shown, n, ordered)
 
 
-def write_page(path: Path, title: str, note: str, pairs: Sequence[PagePair], n: int) -> None:
-    """Render the page, with at most `n` pairs of each kind."""
+def write_page(path: Path, title: str, note: str, pairs: Sequence[PagePair], n: int, ordered: bool = True) -> None:
+    """Render the page, with at most `n` pairs of each kind; `ordered` as in `measure`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -188,7 +195,7 @@ def write_page(path: Path, title: str, note: str, pairs: Sequence[PagePair], n: 
     page = environment.get_template(TEMPLATE).render(
         title=title,
         note=note,
-        facts=_facts(pairs, flat),
+        facts=_facts(pairs, flat, ordered),
         sections=sections_of(pairs, n),
         shown_as={"AB": ("a", "b"), "BA": ("b", "a")},
     )
@@ -242,11 +249,11 @@ def _agreed(pair: PagePair) -> bool:
     return len(pair.winners) == 1 and all(verdict.status == "ok" for verdict in pair.verdicts)
 
 
-def _facts(pairs: Sequence[PagePair], verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
+def _facts(pairs: Sequence[PagePair], verdicts: Sequence[Verdict], ordered: bool) -> list[tuple[str, str]]:
     statuses: dict[str, int] = {}
     for verdict in verdicts:
         statuses[verdict.status] = statuses.get(verdict.status, 0) + 1
-    position = order_effects(verdicts, keyed_rng(0, "page"), 1) if verdicts else None
+    position = order_effects(verdicts, keyed_rng(0, "page"), 1) if verdicts and ordered else None
     facts = [("pairs", str(len(pairs))), ("verdicts", str(len(verdicts)))]
     facts += [(f"verdicts {status}", str(n)) for status, n in sorted(statuses.items())]
     if position is not None and position.n_both:

@@ -5,30 +5,25 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from configs.errors import UserError
-from configs.loader import Table
-from configs.records import read_jsonl
 from configs.runfolder import open_finished
+from tasks.mathematics.answer_files import UNKNOWN, FileFields, mark_all, read_given, sources_of
+from tasks.pairing import ANSWERS_FILE, GREEDY_FILE, Identity, identities_beside
 from tasks.strategy.classifier import classify
 from tasks.strategy.transitions import TRANSITIONS, Answered, Counts
 
-TEXT_FIELDS = ("completion", "response", "answer_text")
-KEY_FIELDS = ("prompt_id", "idx", "id")
-RIGHT_FIELDS = ("gold", "score", "is_correct")
 COUNT_COLUMNS = ("arm", "transition", "n", "right_before", "right_after")
-GOOD_FROM = 0.5
-ANSWERS_FILE, GREEDY_FILE = "answers.jsonl", "greedy.jsonl"
 ROOMS = ("policy", "variants", "prompts")
 """Folders that tell no two cells apart."""
 
 
-class StrategyTable(Table):
+class StrategyTable(FileFields):
     """Settings of the analysis.
 
     Attributes:
@@ -36,7 +31,10 @@ class StrategyTable(Table):
             greedy where every cell has such answers, else the first sample. Files are read whole.
         by: `text` tells strategies by rules (`tasks.strategy.classifier`), `style` takes the task's own word for them,
             of which `code` is code (the arithmetic world: code, steps, direct, other).
-        text, key, right: fields of a row; found among the usual ones where not given. A number of 0.5 or more is right.
+        text, answer, key, right: fields of a row; found among the usual ones where not given. Answers of files are
+            checked where there is a reference, unless `right` names a stored verdict; 0.5 or more is right.
+        answer_in: where an answer of a file counts, `anywhere` or only in a `box`; cells have `tasks.answer_in`.
+        workers, seconds: processes that check the answers of files, and the limit of each comparison.
         resamples: of the bootstrap over questions.
         seed: of the bootstrap.
         output: a place without ending: `<output>.json`, `<output>.csv` (flows), `<output>-transitions.csv`,
@@ -45,16 +43,30 @@ class StrategyTable(Table):
 
     answers: Literal["auto", "greedy", "first", "all"] = "auto"
     by: Literal["text", "style"] = "text"
-    text: str | None = None
-    key: str | None = None
-    right: str | None = None
+    workers: int = Field(1, ge=1, le=64)
+    seconds: float = Field(3.0, gt=0, le=60)
     resamples: int = Field(2000, ge=100, le=100_000)
     seed: int = Field(0, ge=0)
     output: str | None = None
 
 
-def read_all(paths: Sequence[Path], table: StrategyTable) -> dict[str, dict[str, Answered]]:
-    """The answers of cells and files by a short name and by key.
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a cell or a file.
+
+    Attributes:
+        answered: by a name, of the problem and, beyond the first, of the sample.
+        identities: by the same name, what tells the problem and the sample from others.
+        verdicts: where it is known from which answers are right, in words.
+    """
+
+    answered: dict[str, Answered]
+    identities: dict[str, Identity]
+    verdicts: str
+
+
+def read_all(paths: Sequence[Path], table: StrategyTable) -> dict[str, Answers]:
+    """The answers of cells and files by a short name.
 
     Raises:
         UserError: a cell is unfinished or altered, or lacks the answers that are asked for; a file cannot be used.
@@ -65,7 +77,7 @@ def read_all(paths: Sequence[Path], table: StrategyTable) -> dict[str, dict[str,
     greedy = table.answers == "greedy" or (
         table.answers == "auto" and bool(cells) and all((cell / GREEDY_FILE).is_file() for cell in cells)
     )
-    found = {}
+    found: dict[str, Answers] = {}
     for name, path in zip(names_of(paths), paths, strict=True):
         if not path.is_dir():
             found[name] = read_answers(path, table)
@@ -79,27 +91,32 @@ def read_all(paths: Sequence[Path], table: StrategyTable) -> dict[str, dict[str,
     return found
 
 
-def read_answers(path: Path, table: StrategyTable, first: bool = False) -> dict[str, Answered]:
-    """The answers of a file by key, classified; of each key only sample 0 with `first`.
+def read_answers(path: Path, table: StrategyTable, first: bool = False) -> Answers:
+    """The answers of a file, classified and marked; of each problem only sample 0 with `first`.
 
     Raises:
-        UserError: no row, a missing field, or a key that stands twice.
+        UserError: no row, a missing field, or an answer that stands twice.
     """
-    found: dict[str, Answered] = {}
-    for line, row in enumerate(read_jsonl(path), start=1):
-        if first and row.get("sample"):
-            continue
-        text = row.get(_field(row, table.text, TEXT_FIELDS, "text", path, line))
-        if not isinstance(text, str):
-            raise UserError(f"{path}, line {line}: the answer must be a text, found {type(text).__name__}")
-        key = str(row[_field(row, table.key, KEY_FIELDS, "key", path, line)])
-        key = f"{key}#{row['sample']}" if "sample" in row else key
-        if key in found:
-            raise UserError(f"{path}, line {line}: the key {key!r} stands twice; name another field with key=FIELD")
-        found[key] = Answered(_strategy(row, text, table, path, line), _truth(row, table.right))
-    if not found:
+    given = read_given(path, table, identities_beside(path), unmarked=True)
+    given = [one for one in given if not (first and one.sample)]
+    if not given:
         raise UserError(f"{path}: holds no answers")
-    return found
+    answered: dict[str, Answered] = {}
+    identities: dict[str, Identity] = {}
+    marked = mark_all(given, table.answer_in, table.workers, table.seconds)
+    for one, answer in zip(given, marked, strict=True):
+        name = f"{one.problem}#{one.sample}" if one.sample else one.problem
+        if name in answered:
+            raise UserError(f"{path}: the key {name[:60]!r} stands twice; name another field with key=FIELD")
+        if table.by == "style" and one.style is None:
+            raise UserError(f"{path}: by=style, and the row of {name[:60]!r} has no style; leave by=text")
+        strategy = classify(one.text).strategy if table.by == "text" else str(one.style)
+        answered[name] = Answered(strategy, None if one.source == UNKNOWN else answer.mark == "right")
+        digest = one.identity.digest
+        identities[name] = (
+            one.identity if digest is None or not one.sample else replace(one.identity, digest=f"{digest}#{one.sample}")
+        )
+    return Answers(answered, identities, sources_of(given))
 
 
 def read_counts(path: Path) -> dict[str, dict[str, Counts]]:
@@ -149,29 +166,3 @@ def names_of(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise UserError("strategy: a file is named twice")
-
-
-def _strategy(row: dict[str, Any], text: str, table: StrategyTable, path: Path, line: int) -> str:
-    if table.by == "text":
-        return classify(text).strategy
-    style = row.get("style")
-    if not isinstance(style, str):
-        raise UserError(f"{path}, line {line}: by=style, and the row has no style; leave by=text")
-    return style
-
-
-def _field(row: dict[str, Any], named: str | None, usual: Sequence[str], what: str, path: Path, line: int) -> str:
-    found = next((name for name in ([named] if named else usual) if row.get(name) is not None), None)
-    if found is None:
-        raise UserError(
-            f"{path}, line {line}: no {named or ' or '.join(usual)}; name the field with {what}=FIELD "
-            f"(there are {', '.join(row) or 'none'})"
-        )
-    return found
-
-
-def _truth(row: dict[str, Any], named: str | None) -> bool | None:
-    value = next((row[name] for name in ([named] if named else RIGHT_FIELDS) if row.get(name) is not None), None)
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value >= GOOD_FROM if isinstance(value, int | float) else None

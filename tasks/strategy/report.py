@@ -1,10 +1,13 @@
 """How answers are reached before and after: `rewardladder strategy BEFORE AFTER [AFTER …]`, cells of a run or files.
 
-A file holds answers to the same questions, one a line: a text (`completion` or `response`), a key (`prompt_id`, `idx`
-or `id`, with `sample` where there is one) and, where it is known, whether it is right (`gold` or `score`). One alone
-gets frequencies and accuracies. Those after the first are arms, each compared with the first: trainings on other
-rewards, or the same policy under another prompt; for every two arms the table of switches says how far one induces
-code where the other does, so a prompt's cell beside a training's tells prompt-induced code from RL-induced.
+A file holds answers, one a line: a text (`completion` or `response`), a name (`prompt_id`, `idx` or `id`, with `sample`
+where there is one), the problem, and where there is one its reference answer, against which the answer is checked. A
+stored verdict (`gold`, `score`) is believed with `right=FIELD` or without a reference, as `rewardladder evaluate` does.
+Problems are paired by their text (`tasks.pairing`).
+
+One file alone gets frequencies and accuracies. Those after the first are arms, each compared with the first: trainings
+on other rewards, or the same policy under another prompt; for every two arms the table of switches says how far one
+induces code where the other does, so a prompt's cell beside a training's tells prompt-induced code from RL-induced.
 
 A .csv file with the columns `arm, transition, n, right_before, right_after` gives contributions from counts alone.
 
@@ -26,9 +29,9 @@ from typing import Any
 from configs.errors import UserError
 from configs.records import place_to_write, write_bytes, write_json
 from configs.terminal import interval, say, show_table
-from tasks.strategy.reading import COUNT_COLUMNS, StrategyTable, read_all, read_counts
+from tasks.pairing import pair, unpaired
+from tasks.strategy.reading import COUNT_COLUMNS, Answers, StrategyTable, read_all, read_counts
 from tasks.strategy.transitions import (
-    Answered,
     Change,
     Counts,
     Share,
@@ -37,6 +40,7 @@ from tasks.strategy.transitions import (
     frequencies,
     mean_contributions,
     partial_contributions,
+    share,
     switched_to_code,
     transition_counts,
 )
@@ -100,30 +104,32 @@ def _report_of_files(
     paths: Sequence[Path], table: StrategyTable
 ) -> tuple[dict[str, Any], dict[str, dict[tuple[str, str], Counts]]]:
     files = read_all(paths, table)
+    first, *others = files
+    paired = {name: pair(files[first].identities, files[name].identities, (first, name), "strategy") for name in others}
     report: dict[str, Any] = {"files": {}, "arms": {}, "switches": {}}
     for name, answers in files.items():
-        found = frequencies(list(answers.values()))
-        report["files"][name] = {
-            "n": len(answers),
-            "truth_unknown": sum(answer.right is None for answer in answers.values()),
-            "strategies": {key: {"share": asdict(s), "accuracy": asdict(a)} for key, (s, a) in found.items()},
-        }
-        show_table(
-            f"{name}: {len(answers)} answers",
-            ("strategy", "n", "share", "accuracy"),
-            [(key, s.n and round((s.value or 0) * s.n), _shown(s), _shown(a)) for key, (s, a) in found.items()],
-        )
-    first, *others = files
-    arms = {name: _changes(files[first], files[name], first, name) for name in others}
-    for name, changes in arms.items():
-        counts = transition_counts(list(changes.values()))
+        report["files"][name] = _one(name, answers)
+    arms: dict[str, dict[str, Change]] = {}
+    for name, pairs in paired.items():
+        before, after = files[first], files[name]
+        changes = [Change(before.answered[key], after.answered[other]) for key, other in pairs.names.items()]
+        arms[name] = dict(zip(pairs.names, changes, strict=True))
         report["arms"][name] = {
             "questions": len(changes),
-            "only_before": len(files[first].keys() - files[name].keys()),
-            "only_after": len(files[name].keys() - files[first].keys()),
-            "transitions": _cells(counts, contribution_intervals(list(changes.values()), table.seed, table.resamples)),
+            "only_before": pairs.only_first,
+            "only_after": pairs.only_second,
+            "other_reference": pairs.refused,
+            "paired_by": pairs.by,
+            "transitions": _cells(
+                transition_counts(changes), contribution_intervals(changes, table.seed, table.resamples)
+            ),
         }
-        _show_cells(f"{first} -> {name}: {len(changes)} questions in both", report["arms"][name]["transitions"])
+        verdicts = " and ".join(dict.fromkeys((before.verdicts, after.verdicts)))
+        title = f"{first} -> {name}: {len(changes)} questions in both, verdicts: {verdicts}"
+        _show_cells(title, report["arms"][name]["transitions"])
+        only = (pairs.only_first, pairs.only_second)
+        for line in unpaired(first, name, len(changes), pairs.by, only, pairs.refused):
+            say(line)
     for one, other in combinations(arms, 2):
         overlap = switched_to_code(arms[one], arms[other])
         report["switches"][f"{one} and {other}"] = asdict(overlap)
@@ -135,21 +141,31 @@ def _report_of_files(
     return report, {name: flows(list(changes.values())) for name, changes in arms.items()}
 
 
+def _one(name: str, answers: Answers) -> dict[str, Any]:
+    """Frequencies and accuracies of one cell or file, printed and for the report."""
+    answered = list(answers.answered.values())
+    found = frequencies(answered)
+    show_table(
+        f"{name}: {len(answered)} answers, verdicts: {answers.verdicts}",
+        ("strategy", "n", "share", "accuracy"),
+        [(key, s.n and round((s.value or 0) * s.n), _shown(s), _shown(a)) for key, (s, a) in found.items()],
+    )
+    return {
+        "n": len(answered),
+        "verdicts": answers.verdicts,
+        "truth_unknown": sum(answer.right is None for answer in answered),
+        "strategies": {key: {"share": asdict(s), "accuracy": asdict(a)} for key, (s, a) in found.items()},
+    }
+
+
 def _report_of_counts(arms: Mapping[str, Mapping[str, Counts]]) -> dict[str, Any]:
     report: dict[str, Any] = {"arms": {arm: {"transitions": _cells(cells, {})} for arm, cells in arms.items()}}
     for arm, cells in report["arms"].items():
-        _show_cells(f"{arm}: from counts", cells["transitions"])
+        _show_cells(f"{arm}: verdicts: those of the counts", cells["transitions"])
     mean = mean_contributions(list(arms.values()))
     report["mean_contributions"] = mean
     show_table(f"Partial contributions, mean of {len(arms)} arms", ("transition", "contribution"), list(mean.items()))
     return report
-
-
-def _changes(before: dict[str, Answered], after: dict[str, Answered], first: str, name: str) -> dict[str, Change]:
-    shared = [key for key in before if key in after]
-    if not shared:
-        raise UserError(f"strategy: {first} and {name} share no question; are their keys the same? (key=FIELD)")
-    return {key: Change(before[key], after[key]) for key in shared}
 
 
 def _cells(
@@ -176,8 +192,8 @@ def _show_cells(title: str, cells: Mapping[str, Mapping[str, Any]]) -> None:
             (
                 name,
                 cell["n"],
-                cell["accuracy_before"],
-                cell["accuracy_after"],
+                _shown(share(cell["right_before"], cell["n"])),
+                _shown(share(cell["right_after"], cell["n"])),
                 cell["right_after"] - cell["right_before"],
                 interval(cell["contribution"], *(cell["contribution_interval"] or (None, None))),
             )

@@ -1,0 +1,72 @@
+"""docs/claims.md quotes what `rewardladder analyse` says of the committed points: verdicts and numbers."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+
+from configs.terminal import interval
+from curve.analysis.points_again import read_points
+from curve.analysis.whole import analyse
+from curve.points import over_seeds
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs" / "claims.md"
+FILES = ("alternatives-points.csv", "demo-points.csv")
+QUOTED = (2, 3, 4, 5, 7, 9)
+"""Claims whose sections quote the files."""
+ESTIMATE = re.compile(r"(-?\d\.\d{3}) \[(-?\d\.\d{3}), (-?\d\.\d{3})\]")
+
+
+@cache
+def claims(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = analyse(read_points(ROOT / "docs" / name), {}, 0)["claims"]
+    return found
+
+
+def rows_of(name: str) -> list[list[str]]:
+    """The rows that the page's table should have of a file: one a claim, then its parts that were measured."""
+    rows = []
+    for claim in claims(name):
+        if claim["number"] not in QUOTED:
+            continue
+        own = [str(claim["number"]), name.removesuffix("-points.csv")]
+        why = claim["sentence"].rstrip(".") if claim["verdict"] == "not measured" else "the claim"
+        rows.append([*own, why, "", "", claim["verdict"]])
+        for part in claim["parts"]:
+            if part["verdict"] == "not measured":
+                continue
+            n, plural = part["n_policy_seeds"], "" if part["n_policy_seeds"] == 1 else "s"
+            behind = f"{n} seed{plural}, {part['n_prompts'] or 'unknown'} prompts"
+            verdict = f"{part['verdict']}{'; ' if part['note'] else ''}{part['note']}"
+            rows.append([*own, part["what"], interval(part["value"], part["lo"], part["hi"]), behind, verdict])
+    return rows
+
+
+def sections() -> dict[str, str]:
+    """Text of the page by the number or the title of its sections; minus signs as in the tools."""
+    parts = re.split(r"^## ", PAGE.read_text(encoding="utf-8").replace("−", "-"), flags=re.MULTILINE)[1:]
+    return {part.split("\n")[0].split(".")[0]: part for part in parts}
+
+
+def test_the_table_of_the_page_is_what_the_tool_says() -> None:
+    lines = [line for line in sections()["What `analyse` says"].splitlines() if line.startswith("| ")]
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    assert found == [row for name in FILES for row in rows_of(name)]
+
+
+@pytest.mark.parametrize("number", QUOTED)
+def test_a_section_quotes_no_other_numbers_and_the_tools_verdict(number: int) -> None:
+    known = {row[3] for name in FILES for row in rows_of(name)}
+    for name in FILES:
+        curve = over_seeds(read_points(ROOT / "docs" / name))
+        known |= {interval(row["quality"], row["quality_lo"], row["quality_hi"]) for row in curve}
+    section = sections()[str(number)]
+    quoted = {match.group() for match in ESTIMATE.finditer(" ".join(section.split()))}
+    assert quoted <= known
+    verdicts = {claim["verdict"] for name in FILES for claim in claims(name) if claim["number"] == number}
+    said = re.search(r"^Verdict: ([^;.(]*)", section, flags=re.MULTILINE)
+    assert said is not None and said.group(1).strip() in verdicts
