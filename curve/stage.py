@@ -25,6 +25,7 @@ from curve.sweep.preparation import described, is_ready, make_ready
 from curve.sweep.ray_jobs import RayTable, run_on_ray
 from curve.sweep.variants import variants_of
 from curve.sweep.workers import LOG_FILE, Job, run_side_by_side
+from judge.answers import DifferentPrompts
 from judge.config import JudgeTable
 from rm.config import RMTable
 
@@ -126,7 +127,10 @@ def judge_cells(experiment: Experiment, cells: Sequence[Cell], failed: dict[str,
         store = None if table.kind == "people" else experiment.folder / judge.stage.ROOM
         with judge.stage.Sitting(run, [cell.name for cell in own], store) as sitting:
             for cell in own:
-                judge.stage.judge_cell(run, cell.name, sitting)
+                try:
+                    judge.stage.judge_cell(run, cell.name, sitting)
+                except DifferentPrompts as error:
+                    failed[cell.label] = str(error)
     if all(cell.label in failed for cell in cells):
         raise UserError(failed[cells[0].label] if cells[0].variant else lacking)
 
