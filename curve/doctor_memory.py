@@ -31,20 +31,23 @@ def shape_of(name: str) -> BodyShape:
     return BodyShape.of(load_config(name).to_dict(), name)
 
 
+def reward_model_peak(table: RMTable, shape: BodyShape) -> float:
+    """Bytes of training a reward model, at the peak."""
+    if table.lora_r:
+        return lora_training_bytes(
+            shape, table.lora_r, table.batch_tokens, table.gradient_checkpointing, table.load_in_4bit
+        )
+    parameters = shape.linear_parameters + shape.other_parameters
+    return TRAINED_BYTES * parameters + shape.line_bytes(table.batch_tokens, table.gradient_checkpointing)
+
+
 def reward_model_look(experiment: Experiment, gpu_bytes: float | None) -> tuple[bool, str]:
     """Peak of training the reward model."""
     table = experiment.table("rm", RMTable)
     name = table.model_name_or_path or _base(experiment)
     if name is None:
         return True, "the reward model is tiny; less than 1 GiB"
-    shape = shape_of(name)
-    if table.lora_r:
-        peak = lora_training_bytes(
-            shape, table.lora_r, table.batch_tokens, table.gradient_checkpointing, table.load_in_4bit
-        )
-    else:
-        parameters = shape.linear_parameters + shape.other_parameters
-        peak = TRAINED_BYTES * parameters + shape.line_bytes(table.batch_tokens, table.gradient_checkpointing)
+    peak = reward_model_peak(table, shape_of(name))
     advice = _first_of(
         (not table.bf16, "rm.bf16: true"),
         (not table.lora_r, "rm.lora_r: 16"),
@@ -67,6 +70,7 @@ def policy_look(experiment: Experiment, gpu_bytes: float | None) -> tuple[bool, 
     advice = _first_of(
         (not table.bf16, "policy.bf16: true"),
         (not table.lora_r, "policy.lora_r: 16"),
+        (needs.largest_phase == "dev and eval answers", "a lower policy.generation_batch_size"),
         (needs.largest_phase == "sampling" and colocated, "a lower policy.sampler.vllm_gpu_memory_utilization"),
         (not table.gradient_checkpointing, "policy.gradient_checkpointing: true"),
         (table.batch_tokens > 4096, f"a lower policy.batch_tokens than {table.batch_tokens}"),
@@ -95,6 +99,8 @@ def needs_of_cell(experiment: Experiment, table: PolicyTable, shape: BodyShape, 
         }
     elif table.sampler.engine == "generate":
         share = {"sampled_tokens": completions * row}
+    asked = experiment.tables["tasks"].get("n_eval_prompts") or table.generation_batch_size
+    answers = min(table.generation_batch_size, asked * table.n_eval_samples)
     micro_batch = completions // (table.gradient_accumulation_steps * table.num_mini_batches)
     return policy_needs(
         shape,
@@ -106,6 +112,7 @@ def needs_of_cell(experiment: Experiment, table: PolicyTable, shape: BodyShape, 
         four_bit=table.load_in_4bit,
         rung=shape_of(rung_name) if reads_rung and rung_name is not None else None,
         rung_is_shared=table.share_base,
+        answered_tokens=answers * row,
         **share,
     )
 

@@ -80,6 +80,13 @@ def speed(words: Words) -> None:
     tool.run(words)
 
 
+def rehearse(words: Words) -> None:
+    """A few steps of every stage of a recipe on random weights."""
+    import curve.rehearsal.command as tool
+
+    tool.run(words)
+
+
 def serve(words: Words) -> None:
     """A rung behind HTTP, with calibrated rewards where its ladder was calibrated.
 
@@ -307,6 +314,12 @@ TOOLS = {
         "how fast a policy's update is here, beside the same algorithm on TRL's padded path",
         "[algorithm=grpo|ppo] [shape=tiny|3b|7b] [rollout=replay|vllm] [output=figures.json] [key=value …]",
         FileTool("policy.speed.command", "PolicySpeedTable", "policy-speed"),
+    ),
+    "rehearse": Tool(
+        "a few steps of every stage of a recipe on random weights of its shape: memory, seconds, hours",
+        "RECIPE [shape=3b|7b] [memory_gib=24] [room.key=value …] [output=figures.json] [key=value …]",
+        rehearse,
+        "curve.rehearsal.command:RehearseTable",
     ),
     "rate": Tool(
         "a page on this machine on which a person rates pairs blind",

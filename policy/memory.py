@@ -54,6 +54,7 @@ def policy_needs(
     rung_is_shared: bool = False,
     rung_tokens: int = 16384,
     sampled_tokens: int = 0,
+    answered_tokens: int = 0,
     sampler_bytes: float | None = None,
     sampler_sleeps: bool = True,
 ) -> Needs:
@@ -70,6 +71,7 @@ def policy_needs(
         rung_is_shared: the reward model reads the policy's base.
         rung_tokens: tokens of a line that is scored.
         sampled_tokens: prompt and completion tokens that are in the cache at once, where `generate` samples.
+        answered_tokens: likewise where dev and eval prompts are answered, which `generate` always does.
         sampler_bytes: the share of a colocated vLLM; None where `generate` or a server samples.
         sampler_sleeps: whether vLLM gives it back during the other phases.
     """
@@ -90,6 +92,8 @@ def policy_needs(
     phases = {"update": shape.line_bytes(line_tokens, checkpointed, LOGITS_TOKENS)}
     if rung is not None:
         phases["scoring"] = rung.scoring_bytes(rung_tokens)
+    if answered_tokens:
+        phases["dev and eval answers"] = shape.cache_bytes(answered_tokens)
     if sampler_bytes is None:
         phases["sampling"] = shape.cache_bytes(sampled_tokens)
     elif sampler_sleeps:

@@ -55,9 +55,9 @@ def reward_by_ids(prompts: list[Any], completions: list[Any], completion_ids: li
     return [sum(ids) % 1009 / 1009 for ids in completion_ids]
 
 
-def start_model(table: PolicySpeedTable, device: str) -> Any:
-    """The shape with random weights; twice the same gives the same."""
+def start_model(shape: str, seed: int, device: str) -> Any:
+    """A shape of `SHAPES` with random weights; twice the same gives the same."""
     more = {"pad_token_id": 0, "eos_token_id": 1, "max_position_embeddings": 32768, "rope_theta": 1e6}
     # As Qwen2.5 has it.
-    config = Qwen2Config(**SHAPES[table.shape], **more, tie_word_embeddings=table.shape != "7b")
-    return random_weights(Qwen2ForCausalLM, config, table.seed, device)
+    config = Qwen2Config(**SHAPES[shape], **more, tie_word_embeddings=shape != "7b")
+    return random_weights(Qwen2ForCausalLM, config, seed, device)

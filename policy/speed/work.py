@@ -133,7 +133,7 @@ def _trained(table: PolicySpeedTable, setting: Setting, steps: int, start: str |
     watch = Watch()
     with tempfile.TemporaryDirectory() as scratch:
         if start is None:
-            model = start_model(table, device)
+            model = start_model(table.shape, table.seed, device)
         else:
             model = Qwen2ForCausalLM.from_pretrained(start, dtype="auto").to(device)
         torch.manual_seed(keyed_seed(table.seed, "policy speed adapter") % 2**63)
@@ -251,7 +251,7 @@ def compare(table: PolicySpeedTable) -> dict[str, Any]:
         start = None
         if table.rollout == "vllm":
             start = str(Path(folder) / "start")
-            start_model(table, "cpu").to(torch.bfloat16).save_pretrained(start)
+            start_model(table.shape, table.seed, "cpu").to(torch.bfloat16).save_pretrained(start)
             words_tokenizer(SHAPES[table.shape]["vocab_size"]).save_pretrained(start)
         ours = one_side(table, Setting(None, table.gradient_checkpointing), table.steps, start)
         if ours is None:
