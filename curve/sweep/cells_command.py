@@ -22,7 +22,7 @@ from pydantic import Field
 
 from configs.errors import UserError
 from configs.loader import TOP_KEYS, Experiment, Table, is_a_file, load_experiment, read_words
-from configs.records import place_to_write, write_bytes
+from configs.records import make_folder, place_to_write, write_bytes
 from configs.runfolder import is_finished
 from curve.sweep.cells import expand
 from curve.sweep.preparation import described, is_ready, rooms_before
@@ -128,7 +128,7 @@ def write_sbatch(experiment: Experiment, lines: Lines, table: CellsTable) -> Non
         raise UserError(f"sbatch: {str(file)!r} would break the script's lines; name another file")
     places = {kind: file.with_suffix(f".{kind}.lines") for kind in ("preparation", "cells")}
     logs = (experiment.folder / "slurm").absolute()
-    logs.mkdir(parents=True, exist_ok=True)
+    make_folder(logs)
     for kind, some in (("preparation", lines.before), ("cells", lines.cells)):
         write_bytes(places[kind], "".join(f"{line}\n" for line in some).encode())
     text = SCRIPT.format(
