@@ -94,7 +94,7 @@ def show(experiment: Experiment) -> None:
     show_reports(f"calibration: rule {summary['rule']}, phrases {summary['phrases']}  ({folder})", summary, reports)
     for note in summary["same_answers"]:
         say(note)
-    show_units(summary)
+    show_units(summary, reports)
     for rung in summary["rungs"]:
         if rung["choice"] is not None:
             say(f"rung {rung['rung']}, threshold {rung['threshold']:g}, alpha {rung['alpha']:g}: {rung['choice']}")

@@ -58,20 +58,19 @@ def show_reports(title: str, summary: Mapping[str, Any], reports: Mapping[str, M
     )
 
 
-def show_units(summary: Mapping[str, Any]) -> None:
-    """Print what the fitted maps are worth on what they were not fitted on."""
+def show_units(summary: Mapping[str, Any], reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what the fitted maps are worth on what they were not fitted on; arguments as of `show_reports`."""
     rows = [(rung["rung"], rung["units_figures"]) for rung in summary["rungs"] if rung["units_figures"] is not None]
     if not rows:
         return
     show_table(
         f"calibration: units {summary['units']}, on what was not fitted",
-        ("rung", "n", "ECE raw", "ECE rung", "ECE map [95%]", "by chance", "change of NLL from rung [95%]"),
+        ("rung", "n", "ECE raw [95%]", "ECE rung [95%]", "ECE map [95%]", "by chance", "change of NLL from rung [95%]"),
         [
             (
                 rung,
                 found["n"],
-                found["ece_raw"],
-                found["ece_rung"],
+                *(_shown(_at(reports[rung], ("units", "figures", side, "ece"))) for side in ("raw", "rung")),
                 interval(*(found["ece_map"][key] for key in ("estimate", "lo", "hi"))),
                 found["ece_by_chance"],
                 interval(*(found["nll_change"][key] for key in ("estimate", "lo", "hi"))),
