@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
+from calibration.config import CalibrationTable
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.terminal import say, show_table
@@ -67,6 +68,7 @@ def show_doctor(experiment: Experiment) -> None:
 def _settings(experiment: Experiment) -> tuple[bool, str]:
     task_table(experiment)
     experiment.table("rm", RMTable)
+    experiment.table("calibration", CalibrationTable)
     experiment.table("judge", JudgeTable)
     if not experiment.tables["curve"]:
         return True, "all tables are valid; there is no sweep"

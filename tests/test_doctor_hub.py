@@ -178,3 +178,8 @@ def test_what_the_hub_refuses_is_one_sentence(hub: type[Hub], status: int, said:
 
 def test_a_name_that_no_hub_could_have_is_said_to_be_one() -> None:
     assert hub_refusal("model", "a/b/c/d") == "it is neither a folder here nor a name that a hub could have"
+
+
+def test_a_mistake_in_the_calibration_is_found_before_a_run() -> None:
+    settings = looks("calibration.alhpa=0.1")["settings"]
+    assert not settings.well and "calibration.alhpa is not a key; did you mean calibration.alpha?" in settings.found
