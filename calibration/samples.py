@@ -206,25 +206,27 @@ def _direction(found: Estimate | None) -> int | None:
 
 def show(reports: Sequence[dict[str, Any]]) -> None:
     """Print one table over all cells, and what their changes say."""
-    rows = [
-        _shown(report, name, window)
+    windows = [
+        (report["cell"], name, window)
         for report in reports
         for name, window in report["windows"].items()
         if name != "all" or len(report["windows"]) == 1
     ]
-    columns = (
-        "cell",
-        "steps",
-        "reward",
-        "gold",
-        "score's order",
-        "reward's",
-        "J",
-        "lifted: good / bad",
-        "spread",
-        "tokens",
+    show_table(
+        "samples: what each reward did while a policy climbed it; 95% intervals over prompts",
+        ("cell", "steps", "answers", "reward", "gold", "tokens"),
+        [_means(*window) for window in windows],
     )
-    show_table("samples: what each reward did while a policy climbed it", columns, rows)
+    show_table(
+        "samples: spread of one prompt's answers; 95% intervals over prompts",
+        ("cell", "steps", "groups", "of scores", "of rewards"),
+        [_spreads(*window) for window in windows],
+    )
+    show_table(
+        "samples: what it knew of gold; 95% intervals over prompts, behind each the number of cases",
+        ("cell", "steps", "score's order", "reward's order", "J", "lifted of the good", "lifted of the bad"),
+        [_against_gold(*window) for window in windows],
+    )
     for report in reports:
         say(f"{report['cell']}: {report['reading']}")
         left_out = {reason: number for reason, number in report["left_out"].items() if number}
@@ -239,27 +241,28 @@ def show(reports: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def _shown(report: dict[str, Any], name: str, window: dict[str, Any]) -> tuple[Any, ...]:
+def _means(cell: str, name: str, window: dict[str, Any]) -> tuple[Any, ...]:
+    reward, gold, length = (window[f"{figure}_mean"] for figure in ("reward", "gold", "length"))
+    n = reward["n"] if reward else None
+    return (*_head(cell, name, window), n, _bounds(reward), _bounds(gold), _bounds(length, 1))
+
+
+def _spreads(cell: str, name: str, window: dict[str, Any]) -> tuple[Any, ...]:
+    sides = [window["spread_per_prompt"][side] for side in ("before", "after")]
+    return (*_head(cell, name, window), sides[0]["n"] if sides[0] else None, *map(_bounds, sides))
+
+
+def _against_gold(cell: str, name: str, window: dict[str, Any]) -> tuple[Any, ...]:
     gold = window["against_gold"] or {}
-    order, spread = gold.get("order_agreement") or {}, window["spread_per_prompt"]
-    lifted = [_number((gold.get(kind) or {}).get("lifted")) for kind in ("false_negatives", "true_negatives")]
-    return (
-        report["cell"],
-        f"{name} {window['steps'][0]}–{window['steps'][1]}",
-        _number(window["reward_mean"]),
-        _number(window["gold_mean"]),
-        _bounds(order.get("before")),
-        _number(order.get("after")),
-        _number(gold.get("j")),
-        None if None in lifted else f"{lifted[0]:.2f} / {lifted[1]:.2f}",
-        "→".join(f"{value:.3f}" for side in ("before", "after") if (value := _number(spread[side])) is not None),
-        _number(window["length_mean"]),
-    )
+    order = gold.get("order_agreement") or {}
+    lifted = ((gold.get(kind) or {}).get("lifted") for kind in ("false_negatives", "true_negatives"))
+    figures = (order.get("before"), order.get("after"), gold.get("j"), *lifted)
+    return (*_head(cell, name, window), *(found and f"{_bounds(found)} {found['n']}" for found in figures))
 
 
-def _number(found: Estimate | None) -> float | None:
-    return found["estimate"] if found else None
+def _head(cell: str, name: str, window: dict[str, Any]) -> tuple[str, str]:
+    return cell, f"{name} {window['steps'][0]}–{window['steps'][1]}"
 
 
-def _bounds(found: Estimate | None) -> str | None:
-    return interval(found["estimate"], found["lo"], found["hi"], 2) if found else None
+def _bounds(found: Estimate | None, digits: int = 2) -> str | None:
+    return interval(found["estimate"], found["lo"], found["hi"], digits) if found else None

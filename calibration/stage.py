@@ -20,12 +20,13 @@ from calibration.maps import ByDomain, load_map
 from calibration.report import answer_report, answer_row, pair_report, pair_row
 from calibration.rung_calibrators import RungCalibrator, make_calibrators
 from calibration.scored_text import demand_scored_text
+from calibration.stage_tables import show_reports, show_units
 from calibration.units import RungRows
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.records import read_json, read_jsonl, write_json
 from configs.runfolder import Stage, is_finished, run_stage
-from configs.terminal import interval, progress, say, show_table
+from configs.terminal import progress, say
 from rm.rung_digest import rung_digest
 from rm.units import ScoreUnits
 
@@ -89,43 +90,11 @@ def show(experiment: Experiment) -> None:
     """Print before and after of every rung."""
     folder = folder_of(experiment)
     summary = read_json(folder / SUMMARY_FILE)
-    rows = [
-        (
-            rung["rung"],
-            _beside(rung["ece_before"], "→", rung["ece_after"]),
-            _beside(rung["nll_before"], "→", rung["nll_after"]),
-            rung["below_threshold"],
-            _beside(rung["false_negatives_lifted"], " / ", rung["true_negatives_lifted"]),
-            _beside(rung["j_before"], "→", rung["j_after"]),
-            _beside(rung["spread_before"], "→", rung["spread_after"]),
-            rung["advantage_change"],
-            _beside(rung["order_agreement_before"], "→", rung["order_agreement_after"]),
-        )
-        for rung in summary["rungs"]
-    ]
-    show_table(
-        f"calibration: rule {summary['rule']}, phrases {summary['phrases']}  ({folder})",
-        (
-            "rung",
-            "ECE raw→units",
-            "NLL raw→units",
-            "below the threshold" if summary["threshold"] is None else f"below {summary['threshold']}",
-            "lifted: good / bad",
-            "J",
-            "spread per prompt",
-            "advantages",
-            "order as gold",
-        ),
-        rows,
-    )
-    say(
-        "ECE and NLL of pairs by raw logits and by the rung's units; lifted: share of good and of bad answers below "
-        "the threshold that get a bonus; J: TPR - FPR at the threshold, spread and order of the rewards before→after; "
-        f"advantages: mean absolute change under group scaling. {summary['note']}".strip()
-    )
+    reports = {rung["rung"]: read_json(folder / rung["folder"] / REPORT_FILE) for rung in summary["rungs"]}
+    show_reports(f"calibration: rule {summary['rule']}, phrases {summary['phrases']}  ({folder})", summary, reports)
     for note in summary["same_answers"]:
         say(note)
-    _show_units(summary)
+    show_units(summary, reports)
     for rung in summary["rungs"]:
         if rung["choice"] is not None:
             say(f"rung {rung['rung']}, threshold {rung['threshold']:g}, alpha {rung['alpha']:g}: {rung['choice']}")
@@ -142,32 +111,6 @@ def calibrator_folder(experiment: Experiment, rung: str) -> Path:
     if rung not in folders:
         raise UserError(f"{folder}: there is no rung {rung!r}; the rungs are {', '.join(folders)}")
     return folder / folders[rung]
-
-
-def _show_units(summary: dict[str, Any]) -> None:
-    """Print what the fitted maps are worth on what they were not fitted on."""
-    rows = [(rung["rung"], rung["units_figures"]) for rung in summary["rungs"] if rung["units_figures"] is not None]
-    if not rows:
-        return
-    show_table(
-        f"calibration: units {summary['units']}, on what was not fitted",
-        ("rung", "n", "ECE raw", "ECE rung", "ECE map [95%]", "by chance", "change of NLL from rung [95%]"),
-        [
-            (
-                rung,
-                found["n"],
-                found["ece_raw"],
-                found["ece_rung"],
-                interval(*(found["ece_map"][key] for key in ("estimate", "lo", "hi"))),
-                found["ece_by_chance"],
-                interval(*(found["nll_change"][key] for key in ("estimate", "lo", "hi"))),
-            )
-            for rung, found in rows
-        ],
-    )
-    few = [rung["rung"] for rung in summary["rungs"] if rung["few_prompts"]]
-    if few:
-        say(f"few prompts: the maps of rung {', '.join(few)} were fitted on fewer than 20 and may do harm")
 
 
 def _calibrate(
@@ -335,9 +278,3 @@ def _value(report: dict[str, Any], *keys: str) -> float | None:
     for key in keys:
         place = place.get(key) if place else None
     return place["estimate"] if place else None
-
-
-def _beside(first: float | None, between: str, second: float | None) -> str | None:
-    if first is None or second is None:
-        return None
-    return f"{first:.3f}{between}{second:.3f}"

@@ -8,7 +8,7 @@ a change of the judge's settings never makes a trained reward model look out of 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -32,7 +32,7 @@ class Table(BaseModel):
     """Base of every room's table: immutable, and a key that is not a field is an error.
 
     NaN and infinities are refused, because the manifest that records the settings is JSON; so is `true` for a number,
-    which Python would take for 1.
+    which Python would take for 1, and a text that no file, path or page could hold (a NUL, half a surrogate pair).
     """
 
     model_config = ConfigDict(
@@ -46,6 +46,14 @@ class Table(BaseModel):
         found = _truth_value_in(value)
         if found is not None and leaves & {int, float} and not any(map(_takes_truth_value, leaves)):
             raise ValueError(f"should be a number, found {str(found).lower()}")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _texts_can_be_written(cls, value: Any) -> Any:
+        for text in _texts_in(value):
+            if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in text):
+                raise ValueError(f"holds a NUL or half a surrogate pair, which no file can hold; found {text!r}")
         return value
 
 
@@ -107,6 +115,18 @@ def _truth_value_in(value: Any) -> bool | None:
         return value
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return next((found for found in map(_truth_value_in, inside) if found is not None), None)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text in a value, its lists and its tables, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in (*value, *value.values()):
+            yield from _texts_in(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts_in(part)
 
 
 class _StrictYaml(yaml.SafeLoader):

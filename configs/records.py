@@ -16,7 +16,7 @@ READ_BLOCK_BYTES = 1 << 20
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file by rename, so that a reader sees the old file or the new one and never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as stream:
@@ -98,16 +98,37 @@ def sha256_of_record(record: Any) -> str:
 
 
 def place_to_write(path: str | Path, key: str) -> Path:
-    """Where a result is to go, looked at before the work that makes it.
+    """Where a result is to go, tried before the work that makes it.
 
     Raises:
-        UserError: its folder is missing or may not be written to, or the place is a folder.
+        UserError: its folder is missing or takes no file of this name, or the place is a folder.
     """
     place = Path(path).expanduser()
     if not place.parent.is_dir():
         raise UserError(f"{key}: there is no folder {place.parent} to write into; make it first")
     if place.is_dir():
         raise UserError(f"{key}: {place} is a folder; name a file")
-    if not os.access(place.parent, os.W_OK):
-        raise UserError(f"{key}: {place.parent} may not be written to")
+    trial = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"{key}: {place} cannot be written ({error.strerror or error}); name another place") from None
     return place
+
+
+def make_folder(folder: Path, key: str = "") -> None:
+    """Make a folder and those above it.
+
+    Args:
+        folder: where it is to be.
+        key: what the user named it by, for the message.
+
+    Raises:
+        UserError: there can be none, as in /proc; a lacking right or a file in the way is the system's own error.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        where = f"{key}: " if key else ""
+        raise UserError(f"{where}{folder} cannot be made ({error.strerror}); name another folder") from None

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.records import read_json, sha256_of_file, sha256_of_record, write_json
+from configs.records import make_folder, read_json, sha256_of_file, sha256_of_record, write_json
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -73,7 +73,7 @@ def run_stage(stage: Stage, work: Callable[[Path], dict[str, Any]]) -> dict[str,
     Raises:
         UserError: the folder holds work made with other settings or inputs, or an input is altered or unfinished.
     """
-    stage.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(stage.folder)
     with locked(stage.folder):
         made_from = {
             "format": FORMAT,

@@ -39,7 +39,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     table = RichTable()
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], (int, float, type(None))) for row in listed)
-        table.add_column(escape(column), justify="right" if numeric else "left")
+        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in listed:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)

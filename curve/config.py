@@ -70,7 +70,14 @@ class CurveTable(Table):
         cls, variants: dict[str, dict[str, Any] | None] | None
     ) -> dict[str, dict[str, Any] | None] | None:
         rooms = [room for room in ROOMS if room != "curve"]
+        seen: dict[str, str] = {}
         for label, overrides in (variants or {}).items():
+            other = seen.setdefault(label.casefold(), label)
+            if other != label:
+                raise ValueError(
+                    f"the labels {other!r} and {label!r} differ in case alone, and many file systems would put both "
+                    "variants into one folder; rename one"
+                )
             if not LABEL.fullmatch(label):
                 raise ValueError(f"a variant's label is a folder's name of letters, digits, _ . -, found {label!r}")
             for key in overrides or {}:

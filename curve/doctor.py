@@ -11,9 +11,11 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
+from calibration.config import CalibrationTable
 from configs.errors import UserError
 from configs.loader import Experiment
 from configs.terminal import say, show_table
+from curve.doctor_hub import forget, from_the_cache, has_dataset, has_weights, hub_refusal, is_hub_name, quiet
 from curve.doctor_memory import gpu_bytes_here, policy_look, reward_model_look
 from curve.sweep.cells import expand
 from judge.config import JudgeTable
@@ -34,6 +36,7 @@ class Check(NamedTuple):
 
 def examine(experiment: Experiment) -> list[Check]:
     """All checks of an experiment."""
+    forget()
     checks = []
     for what, look in _LOOKS.items():
         try:
@@ -65,6 +68,7 @@ def show_doctor(experiment: Experiment) -> None:
 def _settings(experiment: Experiment) -> tuple[bool, str]:
     task_table(experiment)
     experiment.table("rm", RMTable)
+    experiment.table("calibration", CalibrationTable)
     experiment.table("judge", JudgeTable)
     if not experiment.tables["curve"]:
         return True, "all tables are valid; there is no sweep"
@@ -95,13 +99,29 @@ def _data(experiment: Experiment) -> tuple[bool, str]:
     missing = [str(path) for path in named.values() if not path.exists()]
     if missing:
         return False, f"not there: {', '.join(missing)}"
+    given = experiment.tables["tasks"]
+    if given.get("dataset"):
+        return _dataset(str(given["dataset"]), given.get("dataset_config"))
     return True, f"{len(named)} data files are there" if named else "the task makes its own data"
 
 
+def _dataset(name: str, config: str | None) -> tuple[bool, str]:
+    what = f"{name} ({config})" if config else name
+    if not is_hub_name(name):
+        return True, f"the dataset is the folder {name}"
+    if has_dataset(name, config):
+        return True, f"the dataset {what} of the hub is in the cache"
+    refusal = hub_refusal("dataset", name)
+    if not refusal:
+        return True, f"the dataset {what} is taken from the hub, which has it; it is fetched at the first run"
+    return False, (
+        f"the dataset {what} is not in the cache, and {refusal}; fetch its files elsewhere and say "
+        f"tasks.files='[FOLDER]' tasks.dataset=null{' tasks.dataset_config=null' if config else ''}"
+    )
+
+
 def _models(experiment: Experiment) -> tuple[bool, str]:
-    named = [experiment.tables[room].get("model_name_or_path") for room in ("rm", "policy")]
-    named.append(experiment.tables["tasks"].get("base"))
-    wanted = sorted({str(name) for name in named if name and name != "taught"})
+    wanted = _named_models(experiment)
     if not wanted:
         return True, "the task teaches its own base"
     found, well = [], True
@@ -111,13 +131,31 @@ def _models(experiment: Experiment) -> tuple[bool, str]:
             well = False
             found.append(f"{name}: {problem}")
         else:
-            found.append(f"{name}: {size / 1e9:.2f} B parameters")
+            to_fetch = is_hub_name(name) and not has_weights(name)
+            fetched = "; its weights are fetched from the hub at the first run" if to_fetch else ""
+            found.append(f"{name}: {size / 1e9:.2f} B parameters{fetched}")
     return well, "; ".join(found)
+
+
+def _named_models(experiment: Experiment) -> list[str]:
+    named = [experiment.tables[room].get("model_name_or_path") for room in ("rm", "policy")]
+    named.append(experiment.tables["tasks"].get("base"))
+    return sorted({str(name) for name in named if name and name != "taught"})
 
 
 def _memory(look: Callable[[Experiment, float | None], tuple[bool, str]]) -> Callable[[Experiment], tuple[bool, str]]:
     def of(experiment: Experiment) -> tuple[bool, str]:
-        return look(experiment, gpu_bytes_here())
+        of_hub = [name for name in _named_models(experiment) if is_hub_name(name)]
+        if not of_hub:
+            return look(experiment, gpu_bytes_here())
+        try:
+            with from_the_cache():  # the look at the models has fetched the configurations that are to be had
+                return look(experiment, gpu_bytes_here())
+        except UserError:
+            refused = [name for name in of_hub if not has_weights(name) and hub_refusal("model", name)]
+            if not refused:
+                raise
+            return False, f"not known while {' and '.join(refused)} cannot be read (see models)"
 
     return of
 
@@ -148,8 +186,13 @@ def _parameters(name: str) -> tuple[int, str]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    cached = not is_hub_name(name) or has_weights(name)
+    refusal = "" if cached else hub_refusal("model", name)
+    if refusal:
+        return 0, f"not in the cache, and {refusal}; fetch the model elsewhere and give its folder instead of the name"
     try:
-        config = AutoConfig.from_pretrained(name)
+        with from_the_cache() if cached else quiet():
+            config = AutoConfig.from_pretrained(name)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:

@@ -273,7 +273,7 @@ def _over_seeds(members: Sequence[Point]) -> Point:
         low, high, over = *_t_interval(qualities), "rm_seeds"
     elif len(members) > 1:
         low, high, over = *_t_interval(qualities), "seeds"
-    golds = [member["gold_mean"] for member in members]
+    gold = _gold_over(list(by_rm.values()))
     models = [group[0] for group in by_rm.values()]
     accuracies = ("rm_accuracy", "rm_accuracy_lo", "rm_accuracy_hi")
     rung = first["rung"]
@@ -284,12 +284,24 @@ def _over_seeds(members: Sequence[Point]) -> Point:
         "quality_lo": low,
         "quality_hi": high,
         "interval_over": over,
-        "gold_mean": None if None in golds else statistics.fmean(golds),
+        **dict(zip(("gold_mean", "gold_mean_lo", "gold_mean_hi"), gold, strict=True)),
         "length_mean": statistics.fmean(member["length_mean"] for member in members),
         "n_rm_seeds": len(by_rm) if rung else 0,
         "arm": first.get("arm"),
         **{name: first.get(name) for name in TOLD_APART},
     }
+
+
+def _gold_over(groups: Sequence[Sequence[Point]]) -> tuple[float | None, float | None, float | None]:
+    """Mean gold with the interval over what that of quality is over: reward models, seeds, or one cell's prompts."""
+    members = [member for group in groups for member in group]
+    if any(member["gold_mean"] is None for member in members):
+        return None, None, None
+    mean = statistics.fmean(member["gold_mean"] for member in members)
+    if len(members) == 1:
+        return mean, members[0].get("gold_mean_lo"), members[0].get("gold_mean_hi")
+    units = groups if len(groups) > 1 else [[member] for member in members]
+    return mean, *_t_interval([statistics.fmean(member["gold_mean"] for member in unit) for unit in units])
 
 
 def _t_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from curve.sweep.variants import variants_of
 from curve.sweep.workers import LOG_FILE, Job, run_side_by_side
 from judge.answers import DifferentPrompts
 from judge.config import JudgeTable
+from judge.stage import SUMMARY_FILE
 from rm.config import RMTable
 
 ROOM = "curve"
@@ -168,17 +169,19 @@ def show(experiment: Experiment) -> None:
         (
             point["cell"],
             interval(point["rm_accuracy"], point["rm_accuracy_lo"], point["rm_accuracy_hi"]),
+            point["rm_n_pairs"],
             interval(point["quality"], point["quality_lo"], point["quality_hi"]),
-            point["n_prompts"],
             interval(point["gold_mean"], point["gold_mean_lo"], point["gold_mean_hi"]),
-            point["dev_gold_peak"],
-            point["length_mean"],
+            interval(judged["length_mean"], judged["length_mean_lo"], judged["length_mean_hi"], 1),
+            point["n_prompts"],
+            None if point["dev_gold_peak"] is None else f"{point['dev_gold_peak']:.3f} of {point['dev_n_prompts']}",
         )
-        for point in points
+        for point, judged in zip(points, (read_json(cell.judged / SUMMARY_FILE) for cell in cells), strict=True)
     ]
+    columns = ("cell", "RM accuracy [95%]", "pairs", "quality [95%]", "gold [95%]", "length [95%]", "prompts")
     show_table(
         f"curve: quality is the win rate against the untrained policy, ties half  ({folder})",
-        ("cell", "RM accuracy [95%]", "quality [95%]", "prompts", "gold [95%]", "peak dev gold", "length"),
+        (*columns, "peak dev gold"),
         rows,
     )
     for finding in findings_of(points):

@@ -14,7 +14,7 @@ from judge.answers import Pair
 from judge.config import GOLD_MODEL, JudgeTable
 from judge.equal_length import equal_length_record
 from judge.prompting import count_attempts
-from judge.statistics import Estimate, cluster_bootstrap, compare, order_effects
+from judge.statistics import Estimate, cluster_bootstrap, compare, order_effects, wilson
 from judge.verdicts import Outcome, Verdict
 
 DIGITS = 12
@@ -117,11 +117,8 @@ def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
             summary["cell"],
             interval(summary["quality"], summary["quality_lo"], summary["quality_hi"]),
             _at_equal_length(summary),
-            "/".join("–" if rate is None else f"{rate:.2f}" for rate in _shares(summary)),
-            _conflicts(summary),
-            summary["gold_mean"],
-            summary["consistency"],
-            summary["malformed"],
+            interval(summary["gold_mean"], summary["gold_mean_lo"], summary["gold_mean_hi"]),
+            summary["n_prompts"],
             summary["n_pairs"],
             summary["n_missing"] or None,
         )
@@ -129,17 +126,19 @@ def show_summaries(title: str, summaries: Sequence[dict[str, Any]]) -> None:
     ]
     columns = (
         "cell",
-        "win rate, ties half",
-        "at equal length",
-        "win/tie/lose",
-        "conflict",
-        "gold",
-        "consistent",
-        "malformed",
+        "win rate, ties half [95%]",
+        "at equal length [95%]",
+        "gold [95%]",
         "prompts",
+        "pairs",
         "missing",
     )
     show_table(title, columns, rows)
+    show_table(
+        "judge: shares of pairs, of those read in both orders (n), and of all answers (malformed); 95% intervals",
+        ("cell", "win", "tie", "lose", "conflict", "consistent", "n", "malformed"),
+        _parts(summaries),
+    )
     for summary in summaries:
         for line in remarks(summary):
             say(line)
@@ -197,6 +196,34 @@ def refuse_unreadable(what: str, table: JudgeTable, verdicts: Sequence[Verdict])
         f"({counts}), for example {example['reply']!r}; the replies are kept and nothing is finished: see whether "
         "judge.prompt (and judge.prompt_file) asks for what this model writes, and whether judge.max_tokens suffices"
     )
+
+
+def _parts(summaries: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Shares of each judgement: win and lose with the bootstrap's interval, all else with Wilson's over prompts."""
+    rows = []
+    for summary in summaries:
+        win, tie, lose = _shares(summary)
+        rows.append(
+            (
+                summary["cell"],
+                interval(win, summary["win_lo"], summary["win_hi"], 2),
+                _by_wilson(tie, summary["n_pairs"], summary),
+                interval(lose, summary["lose_lo"], summary["lose_hi"], 2),
+                _by_wilson(_conflicts(summary), summary["n_pairs"], summary),
+                _by_wilson(summary["consistency"], summary["n_both_orders"], summary),
+                summary["n_both_orders"],
+                _by_wilson(summary["malformed"], summary["n_pairs"] + summary["n_missing"], summary),
+            )
+        )
+    return rows
+
+
+def _by_wilson(share: float | None, n: int, summary: dict[str, Any]) -> str:
+    """A share of n cases with Wilson's interval, where several answers to one prompt count as one."""
+    if share is None or not summary["n_pairs"]:
+        return interval(share, None, None, 2)
+    cases = max(1, round(n * summary["n_prompts"] / summary["n_pairs"]))
+    return interval(share, *wilson(share * cases, cases), 2)
 
 
 def _shares(summary: dict[str, Any]) -> list[float | None]:

@@ -18,7 +18,7 @@ from pydantic import Field
 from configs.errors import UserError
 from configs.keyed import keyed_rng
 from configs.loader import Table
-from configs.records import read_json, read_jsonl, write_json
+from configs.records import make_folder, place_to_write, read_json, read_jsonl, write_json
 from configs.runfolder import open_finished
 from configs.terminal import say
 
@@ -113,7 +113,8 @@ def _free_place(named: str) -> Path:
     output = Path(named).expanduser().absolute()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"export: output {output} exists already; name another folder or remove it")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent, "export: output")
+    place_to_write(output / "x" if output.is_dir() else output, "export: output")
     return output
 
 

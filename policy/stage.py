@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import calibration.stage
@@ -13,13 +15,15 @@ import policy.rewards.labels
 import rm.stage
 import tasks.stage
 from calibration.config import CalibrationTable
+from calibration.resamples import Resamples
 from configs.errors import UserError
+from configs.keyed import keyed_rng
 from configs.loader import Experiment
-from configs.records import read_json
+from configs.records import read_json, read_jsonl
 from configs.runfolder import MANIFEST, SCRATCH, Stage, run_stage
-from configs.terminal import say, show_table
+from configs.terminal import interval, say, show_table
 from policy.alarms.callback import RollBack, read_alarms, summarise_alarms
-from policy.answers import GREEDY_FILE, answer_prompts, summarise, write_answers
+from policy.answers import ANSWERS_FILE, GREEDY_FILE, answer_prompts, summarise, write_answers
 from policy.audit import read_metrics
 from policy.checkpoints import Looks, best_state
 from policy.config import PolicyTable, cell_name
@@ -32,6 +36,7 @@ from policy.rollouts.prompt_lengths import within_length
 from policy.rollouts.train_prompts import choose_prompts
 from policy.training import train_policy
 from rm.backbone import four_bit_settings
+from rm.measures import wilson
 from rm.processes import MainAndOthers, is_main, n_processes, own_device
 from tasks.base_folder import base_path, load_causal_model
 from tasks.records import Prompt, PromptSplit, Task, VerifiableTask, read_prompts
@@ -40,6 +45,8 @@ from tasks.torch_setup import prepare_torch
 
 ROOM = "policy"
 POLICY_FOLDER = "policy"
+Z = 1.959963984540054
+"""Half the width of a 95% interval in standard errors."""
 SPLITS: tuple[PromptSplit, ...] = ("train", "dev", "eval")
 
 
@@ -94,19 +101,19 @@ def _lead(experiment: Experiment, table: PolicyTable, step: MainAndOthers) -> di
 def show(experiment: Experiment) -> None:
     """Print what the cell did on the dev prompts, step by step."""
     folder = cell_folder(experiment)
-    found = read_json(folder / MANIFEST)["summary"]
+    answers = list(read_jsonl(folder / ANSWERS_FILE))
     show_table(
-        f"policy: {folder.name}, answers to the eval prompts  ({folder})",
-        ("answers", "mean gold", "mean length in tokens", "well formed", "cut by the limit"),
-        [(found["n"], found["gold_mean"], found["length_mean"], found["well_formed_share"], found["truncated_share"])],
+        f"policy: {folder.name}, answers to the eval prompts, 95% intervals by prompt  ({folder})",
+        ("answers", "prompts", "mean gold", "mean length in tokens", "well formed", "cut by the limit"),
+        [_answers_row(answers, experiment.seed)],
     )
-    looks = [row for row in read_metrics(folder) if "dev/length_mean" in row]
     rows = [
-        (row["step"], row.get("reward"), row.get("dev/gold_mean"), row["dev/length_mean"], row["dev/well_formed_share"])
-        for row in looks
+        (row["step"], row.get("reward"), row.get("dev/n"), *_dev_figures(row))
+        for row in read_metrics(folder)
+        if "dev/length_mean" in row
     ]
     if rows:
-        columns = ("step", "reward", "dev gold", "dev length", "well formed")
+        columns = ("step", "reward", "dev prompts", "dev gold [95%]", "dev length", "well formed [95%]")
         show_table(f"policy: {folder.name}, on the dev prompts while it trained", columns, rows)
     alarms = [
         (row["step"], row["alarm"], row["action"], row["what"], row["allowed"], row["advice"])
@@ -115,6 +122,32 @@ def show(experiment: Experiment) -> None:
     if alarms:
         headings = ("step", "alarm", "action", "what was found", "what is allowed", "what to try")
         show_table(f"policy: {folder.name}, alarms", headings, alarms)
+
+
+def _answers_row(answers: Sequence[dict[str, Any]], seed: int) -> tuple[Any, ...]:
+    """What the answers are worth: counts, then means with intervals over resampled prompts."""
+    owners = [row["prompt_id"] for row in answers]
+    known = [row for row in answers if row["gold"] is not None]
+    resamples = Resamples(owners, keyed_rng(seed, "policy table"))
+    found = [
+        resamples.mean(np.array([row["gold"] for row in known], dtype=np.float64), [row["prompt_id"] for row in known]),
+        resamples.mean(np.array([row["n_tokens"] for row in answers], dtype=np.float64), owners),
+        resamples.share(np.array([row["status"] == "ok" for row in answers]), owners),
+        resamples.share(np.array([row["truncated"] for row in answers]), owners),
+    ]
+    digits = (3, 1, 3, 3)
+    shown = [interval(f["estimate"], f["lo"], f["hi"], places) for f, places in zip(found, digits, strict=True)]
+    return len(answers), len(set(owners)), *shown
+
+
+def _dev_figures(row: dict[str, Any]) -> tuple[str, float, str]:
+    """Gold of one answer a dev prompt by its standard error, mean length, and the well-formed share by Wilson."""
+    gold, error, n = row.get("dev/gold_mean"), row.get("dev/gold_se"), row.get("dev/n")
+    half = None if error is None else Z * error
+    ends = (None, None) if gold is None or half is None else (max(0.0, gold - half), min(1.0, gold + half))
+    share = row["dev/well_formed_share"]
+    formed = wilson(share * n, n) if n else {"lo": None, "hi": None}
+    return interval(gold, *ends), row["dev/length_mean"], interval(share, formed["lo"], formed["hi"])
 
 
 def _make_cell(folder: Path, experiment: Experiment, table: PolicyTable, step: MainAndOthers) -> dict[str, Any]:

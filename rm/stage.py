@@ -14,6 +14,7 @@ from configs.terminal import interval, say, show_table
 from rm.config import RMTable
 from rm.ladder_work import LADDER_FILE, make_ladder, refuse_4bit
 from rm.processes import DDP, MainAndOthers, is_main, sharding
+from rm.rung_digest import CARD_FILE
 from tasks.table import load_task
 
 ROOM = "rm"
@@ -71,24 +72,28 @@ def show(experiment: Experiment) -> None:
             rung["step"] if rung["route_value"] is None else f"{rung['step']} of {rung['route_value']}",
             interval(rung["accuracy"], rung["accuracy_lo"], rung["accuracy_hi"]),
             rung["n_pairs"],
-            rung["on_policy_accuracy"],
+            *_on_policy(folder / rung["folder"]),
             rung["ece"],
             rung["nll"],
             rung["score_spread_per_prompt"],
         )
         for rung in ladder["rungs"]
     ]
-    show_table(
-        f"rm: the ladder by {ladder['route']}  ({folder})",
-        ("rung", "step", "accuracy [95%]", "pairs", "on-policy", "ECE", "NLL", "spread per prompt"),
-        rows,
-    )
+    columns = ("rung", "step", "accuracy [95%]", "pairs", "on-policy [95%]", "pairs", "ECE", "NLL", "spread per prompt")
+    show_table(f"rm: the ladder by {ladder['route']}  ({folder})", columns, rows)
+    say("ECE, NLL and spread have their intervals in the table of `rewardladder calibrate`.")
     length = ladder["length_baseline"]
     say(
         f"Preferring the longer answer: {interval(length['estimate'], length['lo'], length['hi'])} on the same "
         f"{length['n']} pairs. Targets that no checkpoint came near on the selection pairs: "
         f"{', '.join(map(str, ladder['targets_missed'])) or 'none'}; the accuracy above is of pairs that had no say."
     )
+
+
+def _on_policy(rung: Path) -> tuple[str, int | None]:
+    """Accuracy on pairs of the untrained policy's answers with its interval, and their number."""
+    found = read_json(rung / CARD_FILE).get("on_policy_accuracy") or {}
+    return interval(found.get("estimate"), found.get("lo"), found.get("hi")), found.get("n")
 
 
 def rung_folder(experiment: Experiment, rung: str) -> Path:

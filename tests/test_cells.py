@@ -109,6 +109,7 @@ def test_a_value_on_one_line_reads_back_as_itself(value: Any) -> None:
         ("[{reward: gold, arm: 'x{noise}'}]", "names noise, and the policy has no such value"),
         ("[{reward: gold, learning_rate: [1e-4, 2e-4]}]", "two different cells named gold-grpo-s0; name them apart"),
         ("[{reward: gold, arm: x}, {reward: random, arm: x}]", "two different cells named x-grpo-s0"),
+        ("[{reward: gold, arm: x}, {reward: gold, arm: X}]", "x-grpo-s0 and X-grpo-s0, which differ in case alone"),
         ("[{reward: gold, variants: a}]", r"for variants \['a'\], and there is no curve\.variants"),
     ],
 )
@@ -125,6 +126,7 @@ def test_sweeps_that_mean_nothing_are_refused(tmp_path: Path, sweep: str, senten
         ("{a: {curve.seeds: [1]}}", "is no key of a room"),
         ("{a: {policy.rung: 65}}", r"policy\.rung is set by the sweep"),
         ("{}", "at least 1"),
+        ("{'on': null, a: null, A: null}", "the labels 'a' and 'A' differ in case alone"),
         ("{one: null, b: null}", "a block is for variant 'on'; did you mean one"),
         ("{'on': null, b: null}", "curve.variants has b, and no block of curve.sweep is for it"),
     ],

@@ -123,6 +123,22 @@ def test_a_path_of_two_lines_writes_no_script(tmp_path: Path, broken: str, sente
     assert list(tmp_path.glob("*a*")) == []
 
 
+@pytest.mark.parametrize("folder", ["it's", 'a "b" #c', "50%", "plain"])
+def test_logs_of_slurm_lie_in_a_folder_of_any_name(tmp_path: Path, folder: str) -> None:
+    """SLURM takes the words of `#SBATCH` lines apart as a shell does, and `%%` for `%`."""
+    runs = tmp_path / folder
+    run_words([*words(tmp_path), f"runs_dir={json.dumps(str(runs))}", f"sbatch={tmp_path / 'sweep.sbatch'}"])
+    (line,) = [x for x in (tmp_path / "sweep.sbatch").read_text().splitlines() if x.startswith("#SBATCH --output")]
+    (word,) = shlex.split(line.removeprefix("#SBATCH"), comments=True)
+    assert word.replace("%%", "%") == f"--output={runs}/demo/slurm/%A_%a.log"
+
+
+def test_a_backslash_which_turns_off_patterns_of_slurm_is_refused(tmp_path: Path) -> None:
+    runs = json.dumps(str(tmp_path / "a\\b"))
+    with pytest.raises(UserError, match=r"^runs_dir: SLURM writes no logs into .*backslash"):
+        run_words([*words(tmp_path), f"runs_dir={runs}", f"sbatch={tmp_path / 'sweep.sbatch'}"])
+
+
 def test_slurm_prepares_first_and_then_runs_one_line_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()

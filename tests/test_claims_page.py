@@ -70,3 +70,19 @@ def test_a_section_quotes_no_other_numbers_and_the_tools_verdict(number: int) ->
     verdicts = {claim["verdict"] for name in FILES for claim in claims(name) if claim["number"] == number}
     said = re.search(r"^Verdict: ([^;.(]*)", section, flags=re.MULTILINE)
     assert said is not None and said.group(1).strip() in verdicts
+
+
+def test_the_table_of_the_readme_is_what_its_points_say() -> None:
+    rewards = ["raw", "rpr", "rpr_ordered", "constant", "length_bonus", "random_phrases", "variance_matched"]
+    rewards += ["noise_corrected", "rpr_only", "random", "gold", "untrained"]
+    curve = {row["reward"]: row for row in over_seeds(read_points(ROOT / "docs" / "alternatives-points.csv"))}
+    wanted = []
+    for row in map(curve.__getitem__, rewards):
+        won = interval(row["quality"], *((row["quality_lo"], row["quality_hi"]) if row["algorithm"] else (None, None)))
+        gold = interval(row["gold_mean"], row["gold_mean_lo"], row["gold_mean_hi"])
+        wanted.append([won, gold, f"{row['length_mean']:.0f}"])
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = text.partition("| reward on rung 65")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines] == wanted
+    raw = curve["raw"]
+    assert interval(raw["rm_accuracy"], raw["rm_accuracy_lo"], raw["rm_accuracy_hi"]) in text

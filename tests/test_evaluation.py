@@ -67,14 +67,40 @@ def test_single_answers_have_wilsons_interval() -> None:
         assert (found["lo"], found["hi"]) == (pytest.approx(0.490, abs=5e-4), pytest.approx(0.943, abs=5e-4))
 
 
+@pytest.mark.parametrize(
+    ("answers", "bounds"),
+    [
+        ([RIGHT, RIGHT], (0.90108, 1.0)),
+        ([OTHER, SILENT], (0.0, 0.09892)),
+        ([RIGHT, OTHER], (0.5 * 0.90108, 1 - 0.5 * 0.90108)),
+    ],
+)
+def test_problems_that_all_agree_are_doubted(answers: list[Answer], bounds: tuple[float, float]) -> None:
+    """Wilson's bound for 0 of 35 is 3.8415 / 38.8415 = 0.09890; resamples of equal values have no width."""
+    one, two = (contestant(name, **{f"p{i}": answers for i in range(35)}) for name in "xy")
+    report = evaluate([one, two], [2], 0, 100)
+    figures = report["contestants"][0]["sets"]["all"]
+    assert (figures["avg"]["lo"], figures["avg"]["hi"]) == (
+        pytest.approx(bounds[0], abs=1e-4),
+        pytest.approx(bounds[1], abs=1e-4),
+    )
+    for figure in (*(figures[name] for name in ("avg", "pass@2", "maj@2")), report["differences"][0]["avg"]):
+        assert figure["interval"] in ("all_agree", "wilson") and figure["hi"] - figure["lo"] > 0.09
+
+
 def test_differences_are_paired_by_problem() -> None:
-    """Ten problems, each right once more of four than before: the gain is 1/4 without any doubt."""
+    """Ten problems, each right once more of four than before: a gain of 1/4 that only unseen problems can doubt.
+
+    Wilson's bound for 0 of 10 is 3.8415 / 13.8415 = 0.27753, and a difference lies in -1..1.
+    """
     before = {f"p{i}": [RIGHT] * (i % 3) + [OTHER] * (4 - i % 3) for i in range(10)}
     after = {f"p{i}": [RIGHT] * (i % 3 + 1) + [OTHER] * (3 - i % 3) for i in range(11)}
     report = evaluate([contestant("before", **before), contestant("after", **after)], None, 0, 300)
     (gain,) = report["differences"]
     assert (gain["minus"], gain["n_problems"], gain["only_in_one"]) == ("before", 10, 1)
-    assert (gain["avg"]["value"], gain["avg"]["lo"], gain["avg"]["hi"]) == (0.25, 0.25, 0.25)
+    assert (gain["avg"]["value"], gain["avg"]["interval"]) == (0.25, "all_agree")
+    assert gain["avg"]["lo"] == pytest.approx(0.25 - 0.27753 * 1.25, abs=1e-5)
+    assert gain["avg"]["hi"] == pytest.approx(0.25 + 0.27753 * 0.75, abs=1e-5)
     assert report["contestants"][0]["sets"]["all"]["avg"]["hi"] > 0.25
     with pytest.raises(UserError, match="share no problem"):
         evaluate([contestant("x", a=[RIGHT]), contestant("y", b=[RIGHT])], None, 0, 300)

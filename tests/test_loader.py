@@ -201,6 +201,28 @@ def test_a_path_that_no_file_can_have_is_refused() -> None:
         load_experiment(Path("a\0b.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('kind: "a\\0b"', r"rm.kind: holds a NUL or half a surrogate pair, which no file can hold; found 'a\x00b'"),
+        (
+            'kind: "a\\ud800b"',
+            r"rm.kind: holds a NUL or half a surrogate pair, which no file can hold; found 'a\ud800b'",
+        ),
+        (
+            'blocks: [{x: "a\\0"}]',
+            r"rm.blocks: holds a NUL or half a surrogate pair, which no file can hold; found 'a\x00'",
+        ),
+        (
+            'blocks: [{"a\\0": 1}]',
+            r"rm.blocks: holds a NUL or half a surrogate pair, which no file can hold; found 'a\x00'",
+        ),
+    ],
+)
+def test_a_text_that_no_file_could_hold_is_refused(tmp_path: Path, value: str, said: str) -> None:
+    assert sentence(tmp_path, f"rm: {{steps: 1, {value}}}") == said
+
+
 class Switches(Table):
     """Fields that may be true."""
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from configs.errors import UserError
 from configs.records import (
     canonical_json,
+    make_folder,
+    place_to_write,
     read_json,
     read_jsonl,
     sha256_of_file,
@@ -157,3 +159,23 @@ def test_any_order_of_keys_is_one_canonical_text() -> None:
     record = {"b": {"y": 1, "x": [{"q": 1, "p": 2}]}, "a": None}
     assert canonical_json(record) == canonical_json(shuffled(record))
     assert json.loads(canonical_json(record)) == record
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc here")
+def test_a_place_that_takes_no_file_is_refused_before_the_work() -> None:
+    with pytest.raises(UserError, match=r"^output: /proc/x cannot be written \("):
+        place_to_write("/proc/x", "output")
+    with pytest.raises(UserError, match=r"^/proc/x/y cannot be made \(.*\); name another folder$"):
+        make_folder(Path("/proc/x/y"))
+    with pytest.raises(UserError, match=r"^/proc/x/y cannot be made \("):
+        write_bytes(Path("/proc/x/y/z"), b"")
+
+
+def test_trying_a_place_leaves_nothing_there_and_what_was_there(tmp_path: Path) -> None:
+    there = tmp_path / "there.json"
+    there.write_text("before")
+    assert place_to_write(there, "output") == there
+    assert place_to_write(str(tmp_path / "new.json"), "output") == tmp_path / "new.json"
+    assert [path.name for path in tmp_path.iterdir()] == ["there.json"] and there.read_text() == "before"
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\); name another place"):
+        place_to_write(tmp_path / ("a" * 254), "output")

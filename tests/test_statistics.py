@@ -8,7 +8,7 @@ from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
 from configs.keyed import keyed_rng
-from judge.statistics import cluster_bootstrap, clustered, compare, order_effects, widened_at_the_edge, wilson
+from judge.statistics import cluster_bootstrap, clustered, compare, order_effects, widened_where_all_agree, wilson
 from judge.statistics.bootstrap import expanded_tail, standard_error
 from judge.verdicts import Outcome, Verdict, combine
 
@@ -69,8 +69,24 @@ def test_a_rate_of_one_is_doubted_as_wilson_doubts_it() -> None:
     assert found.quality.hi == pytest.approx(high)
     assert found.net_win.lo == pytest.approx(2 * low - 1)
     assert found.lose.hi == pytest.approx(proportion_confint(0, 20, method="wilson")[1])
-    half = widened_at_the_edge(compare(outcomes("wl"), keyed_rng(0, "t"), 200).quality, 2)
-    assert half.value == 0.5
+    mixed = compare(outcomes("wl" * 10), keyed_rng(0, "t"), 200).quality
+    assert widened_where_all_agree(mixed, 20) == mixed
+
+
+def test_values_that_all_agree_are_doubted_as_wilson_doubts_none_of_twenty() -> None:
+    """At 0 and 1 this is Wilson's interval; between, and for differences, exceptions may lie anywhere in the range."""
+    low, high = proportion_confint(0, 20, method="wilson")
+    for value, least, bounds in (
+        (0.0, 0.0, (0.0, high)),
+        (1.0, 0.0, (1 - high, 1.0)),
+        (0.5, 0.0, (0.5 - high / 2, 0.5 + high / 2)),
+        (0.0, -1.0, (-high, high)),
+        (-1.0, -1.0, (-1.0, -1.0 + 2 * high)),
+    ):
+        (found,) = cluster_bootstrap([[value] * 20], [f"p{i}" for i in range(20)], keyed_rng(0, "t"), 200)
+        found = widened_where_all_agree(found, 20, least)
+        assert (found.value, found.lo, found.hi) == (value, pytest.approx(bounds[0]), pytest.approx(bounds[1]))
+    assert low == 0.0
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (50, 100), (10, 10)])

@@ -118,6 +118,8 @@ def _refuse(point: Point, where: str) -> None:
         raise UserError(f"{where}: {', '.join(nameless)} is empty; name a points.csv of this tool")
     if point["quality"] is None or (point["rung"] is not None and point["rm_accuracy"] is None):
         raise UserError(f"{where}: {point['cell']} has no quality, or a rung without an accuracy")
+    if point["rung"] is not None and None in (point["rm_accuracy_lo"], point["rm_accuracy_hi"]):
+        raise UserError(f"{where}: {point['cell']} has no interval of its accuracy (rm_accuracy_lo, rm_accuracy_hi)")
     for name in SHARES:
         if point[name] is not None and not 0 <= point[name] <= 1:
             raise UserError(f"{where}: {name} should be between 0 and 1, found {point[name]}")
@@ -204,6 +206,10 @@ def run(paths: Sequence[str], table: AnalyseTable) -> None:
     analysis = write_analysis(folder, points, beside, table.title, table.seed, table.margin)
     for line in sentences_of(analysis):
         say(f"- {line}")
+    bare = [point["cell"] for point in points if None in (point["quality_lo"], point["quality_hi"])]
+    if bare:
+        shown = ", ".join(bare[:3]) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
+        say(f"- {len(bare)} of {len(points)} points have no interval of their quality, and are drawn open: {shown}.")
     figures = ", ".join(str(path) for path in sorted(folder.glob("*.png")))
     say(f"\n{len(points)} cells, prompts paired for {len(beside.outcomes)}.\nFigures: {figures}")
 

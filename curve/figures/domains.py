@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from curve.figures.bars import bar_lengths, open_markers
 from curve.figures.quality import LINES, OTHER_STYLE, STYLES, SVG_SETTINGS, save
 
 DOMAINS_FIGURE = "quality-by-domain"
@@ -45,13 +46,11 @@ def draw_domains(folder: Path, rows: Sequence[dict[str, Any]], title: str) -> li
                 line.sort(key=lambda row: row["rm_accuracy"])
                 y = [row["value"] for row in line]
                 ends = [(row["lo"], row["hi"]) for row in line]
+                x = [100 * row["rm_accuracy"] for row in line]
                 axis.errorbar(
-                    [100 * row["rm_accuracy"] for row in line],
+                    x,
                     y,
-                    yerr=[
-                        [v - lo if lo is not None else 0.0 for v, (lo, _) in zip(y, ends, strict=True)],
-                        [hi - v if hi is not None else 0.0 for v, (_, hi) in zip(y, ends, strict=True)],
-                    ],
+                    yerr=bar_lengths(y, ends),
                     color=colour,
                     marker=marker,
                     linestyle=LINES[curves.index(curve) % len(LINES)],
@@ -59,6 +58,7 @@ def draw_domains(folder: Path, rows: Sequence[dict[str, Any]], title: str) -> li
                     capsize=2.0,
                     label=name if len(curves) == 1 else f"{name} ({curve})",
                 )
+                open_markers(axis, x, y, ends, colour, marker, size=4)
             axis.set_title(f"{domain} ({own[0]['n_prompts']} prompts)", fontsize=8)
             axis.set_xlabel("accuracy on pairs of the domain, %")
             axis.set_ylabel("win rate against the untrained policy")

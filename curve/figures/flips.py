@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from curve.figures.bars import bar_lengths, open_markers
 from curve.figures.quality import SVG_SETTINGS, save
 
 FLIPS_FIGURE = "accuracy-against-flips"
@@ -28,14 +29,10 @@ def draw_flips(folder: Path, rows: Sequence[dict[str, Any]], title: str) -> list
         for (start, kind), own in lines.items():
             y = [row["final"]["value"] for row in own]
             ends = [(row["final"]["lo"], row["final"]["hi"]) for row in own]
-            errors = [
-                [v - lo if lo is not None else 0.0 for v, (lo, _) in zip(y, ends, strict=True)],
-                [hi - v if hi is not None else 0.0 for v, (_, hi) in zip(y, ends, strict=True)],
-            ]
             name = ", ".join(word for word in (start, kind) if word) or "gold, flipped"
-            drawn = axis.errorbar(
-                [row["flip_rate"] for row in own], y, yerr=errors, marker="o", capsize=2.5, label=name
-            )
+            x = [row["flip_rate"] for row in own]
+            drawn = axis.errorbar(x, y, yerr=bar_lengths(y, ends), marker="o", capsize=2.5, label=name)
+            open_markers(axis, x, y, ends, drawn[0].get_color(), "o", size=drawn[0].get_markersize())
             first = own[0]
             if first["gain"] is not None:
                 level = first["final"]["value"] - first["gain"]["value"]

@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from configs.records import write_bytes
+from curve.figures.bars import OPEN, UNKNOWN, bar_lengths, open_markers
 from curve.figures.names import name_of
-from curve.points import TOLD_APART, Point
+from curve.points import Point
 
 DPI = 160
 SIZE_INCHES = (10.5, 4.6)
@@ -73,8 +74,10 @@ def draw(
         height = SIZE_INCHES[1] if has_rungs else max(SIZE_INCHES[1], LEVEL_INCHES * len(curve))
         figure, axes = plt.subplots(1, len(panels), figsize=(SIZE_INCHES[0] * len(panels) / 2, height))
         for axis, (column, label) in zip([axes] if len(panels) == 1 else axes, panels, strict=True):
-            draw_panel = _panel if has_rungs else _levels
-            draw_panel(axis, points, curve, column, label)
+            if has_rungs:
+                _panel(axis, points, curve, column, label)
+            else:
+                _levels(axis, curve, column, label)
             for fit in fits if column == "quality" else ():
                 if fit["identified"]:
                     colour = STYLES.get(fit["reward"], OTHER_STYLE)[0]
@@ -82,6 +85,9 @@ def draw(
                     axis.axvline(100 * fit["knee"], color=colour, alpha=0.4, linewidth=0.9, linestyle=":", zorder=0)
         figure.suptitle(title, fontweight="bold")
         handles, labels = figure.axes[0].get_legend_handles_labels()
+        for handle, shown in zip(*figure.axes[-1].get_legend_handles_labels(), strict=True):
+            if shown == OPEN and OPEN not in labels:
+                handles, labels = [*handles, handle], [*labels, shown]
         widest = max(map(len, labels), default=0)
         columns = max(1, min(4, int(LEGEND_CHARACTERS * len(panels) / (widest + 8))))
         if labels:
@@ -102,9 +108,9 @@ def save(figure: Figure, path: Path) -> None:
 def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: str, label: str) -> None:
     for reward, (colour, line, name) in BOUNDS.items():
         for row in (row for row in curve if row["reward"] == reward):
-            shown = name_of(row, curve, name)
+            low, high = _interval(row, column)
+            shown = name_of(row, curve, name) + (UNKNOWN if low is None else "")
             axis.axhline(row[column], color=colour, linestyle=line, linewidth=1.1, label=shown, zorder=1)
-            low, high = _interval(row, points, column)
             if low is not None:
                 axis.axhspan(low, high, color=colour, alpha=0.07, linewidth=0, zorder=0)
     kinds = list(dict.fromkeys((row["route"], row["algorithm"]) for row in curve if row["rung"]))
@@ -117,18 +123,12 @@ def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: 
             continue
         x = [100 * row["rm_accuracy"] for row in rows]
         y = [row[column] for row in rows]
-        bounds = [_interval(row, points, column) for row in rows]
+        bounds = [_interval(row, column) for row in rows]
         axis.errorbar(
             x,
             y,
-            xerr=[
-                [100 * (row["rm_accuracy"] - row["rm_accuracy_lo"]) for row in rows],
-                [100 * (row["rm_accuracy_hi"] - row["rm_accuracy"]) for row in rows],
-            ],
-            yerr=[
-                [max(0.0, v - (low if low is not None else v)) for v, (low, _) in zip(y, bounds, strict=True)],
-                [max(0.0, (high if high is not None else v) - v) for v, (_, high) in zip(y, bounds, strict=True)],
-            ],
+            xerr=bar_lengths(x, [(100 * row["rm_accuracy_lo"], 100 * row["rm_accuracy_hi"]) for row in rows]),
+            yerr=bar_lengths(y, bounds),
             color=colour,
             marker=marker,
             markersize=5,
@@ -139,6 +139,7 @@ def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: 
             label=name if len(kinds) == 1 else f"{name} ({', '.join(map(str, kind))})",
             zorder=3,
         )
+        open_markers(axis, x, y, bounds, colour, marker, size=5)
         own = [p for p in points if p["reward"] == reward and (p["route"], p["algorithm"]) == kind]
         if len(own) > len(rows):
             axis.scatter(
@@ -150,15 +151,17 @@ def _panel(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: 
     axis.grid(axis="y", linewidth=0.4, alpha=0.5)
 
 
-def _levels(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column: str, label: str) -> None:
+def _levels(axis: Axes, curve: Sequence[Point], column: str, label: str) -> None:
     """Without a reward model there is no accuracy to draw against: one dot a reward, with its interval."""
     for height, row in enumerate(reversed(curve)):
         colour, _, name = BOUNDS.get(row["reward"], ("#1b6ca8", "-", row["reward"]))
         name = name_of(row, curve, name)
-        low, high = _interval(row, points, column)
+        low, high = _interval(row, column)
         if low is not None:
             axis.plot([low, high], [height, height], color=colour, linewidth=1.4)
-        axis.plot(row[column], height, marker="o", color=colour)
+        inside = colour if low is not None else "white"
+        axis.plot(row[column], height, marker="o", color=colour, markerfacecolor=inside)
+        name += UNKNOWN if low is None else ""
         axis.text(row[column], height + 0.14, name, color=colour, fontsize=8, ha="center", va="bottom")
     axis.set_yticks([])
     axis.set_ylim(-0.5, len(curve) - 0.2)
@@ -167,9 +170,7 @@ def _levels(axis: Axes, points: Sequence[Point], curve: Sequence[Point], column:
     axis.grid(axis="x", linewidth=0.4, alpha=0.5)
 
 
-def _interval(row: Point, points: Sequence[Point], column: str) -> tuple[Any, Any]:
-    """The interval of a mean: of quality as in the row; of gold from the one cell behind it, else none."""
-    if column == "quality":
-        return row["quality_lo"], row["quality_hi"]
-    own = [p for p in points if all(p.get(name) == row.get(name) for name in TOLD_APART)]
-    return (own[0]["gold_mean_lo"], own[0]["gold_mean_hi"]) if len(own) == 1 else (None, None)
+def _interval(row: Point, column: str) -> tuple[Any, Any]:
+    """The interval of a mean; none where one of its bounds is missing."""
+    bounds = row.get(f"{column}_lo"), row.get(f"{column}_hi")
+    return (None, None) if None in bounds else bounds

@@ -191,7 +191,8 @@ def findings_of(points: Sequence[Point]) -> list[str]:
     rungs = [point for point in points if point["rung"] is not None]
     if rungs:
         best = max(rungs, key=lambda point: point["quality"])
-        verdict = "better than" if best["quality_lo"] > 0.5 else "not shown to be better than"
+        surely = best["quality_lo"] is not None and best["quality_lo"] > 0.5
+        verdict = "better than" if surely else "not shown to be better than"
         sentences.append(
             f"The best policy on a reward model is {best['cell']}: it wins "
             f"{interval(best['quality'], best['quality_lo'], best['quality_hi'])} against the untrained policy over "
@@ -203,23 +204,32 @@ def findings_of(points: Sequence[Point]) -> list[str]:
         raw = judged.get(point["cell"].replace("rpr-", "raw-", 1))
         if raw is None:
             continue
-        apart = point["quality_lo"] > raw["quality_hi"] or point["quality_hi"] < raw["quality_lo"]
         accuracy = interval(point["rm_accuracy"], point["rm_accuracy_lo"], point["rm_accuracy_hi"])
         sentences.append(
             f"Rung {point['rung']} (accuracy {accuracy}), seed {point['seed']}: "
             f"{interval(raw['quality'], raw['quality_lo'], raw['quality_hi'])} as it is, "
             f"{interval(point['quality'], point['quality_lo'], point['quality_hi'])} with RPR; the intervals "
-            f"{'do not overlap' if apart else 'overlap'}."
+            f"{_OVERLAP[_apart(point, raw)]}."
         )
         alone = judged.get(f"rpr_only-{point['algorithm']}-s{point['seed']}")
         if alone is not None:
-            apart = point["quality_lo"] > alone["quality_hi"] or point["quality_hi"] < alone["quality_lo"]
             sentences.append(
                 f"RPR alone, without any reward model, reaches "
                 f"{interval(alone['quality'], alone['quality_lo'], alone['quality_hi'])}; the interval of rung "
-                f"{point['rung']} with RPR {'does not overlap' if apart else 'overlaps'} it."
+                f"{point['rung']} with RPR {_OVERLAPS[_apart(point, alone)]} it."
             )
     return sentences
+
+
+_OVERLAP = {True: "do not overlap", False: "overlap", None: "are not both known"}
+_OVERLAPS = {True: "does not overlap", False: "overlaps", None: "cannot be compared with"}
+
+
+def _apart(one: Point, other: Point) -> bool | None:
+    """Whether two intervals of quality have nothing in common; None where one is not known."""
+    if None in (one["quality_lo"], one["quality_hi"], other["quality_lo"], other["quality_hi"]):
+        return None
+    return bool(one["quality_lo"] > other["quality_hi"] or one["quality_hi"] < other["quality_lo"])
 
 
 def commands_of(experiment: Experiment, points: Sequence[Point]) -> list[str]:

@@ -130,6 +130,12 @@ def _cells(run: Experiment) -> list[Cell]:
                 f"{run.source}: curve.sweep has two different cells named {cell.name}; name them apart by arm, for "
                 "example arm: lr{learning_rate}"
             )
+        near = next((name for name in cells if name != cell.name and name.casefold() == cell.name.casefold()), None)
+        if near is not None:
+            raise UserError(
+                f"{run.source}: curve.sweep has cells named {near} and {cell.name}, which differ in case alone; many "
+                "file systems would put both into one folder, so rename an arm"
+            )
         cells[cell.name] = cell
     return list(cells.values())
 

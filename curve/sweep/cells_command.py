@@ -11,6 +11,7 @@ the folder in which they were printed.
 
 from __future__ import annotations
 
+import re
 import shlex
 import stat
 import sys
@@ -22,7 +23,7 @@ from pydantic import Field
 
 from configs.errors import UserError
 from configs.loader import TOP_KEYS, Experiment, Table, is_a_file, load_experiment, read_words
-from configs.records import place_to_write, write_bytes
+from configs.records import make_folder, place_to_write, write_bytes
 from configs.runfolder import is_finished
 from curve.sweep.cells import expand
 from curve.sweep.preparation import described, is_ready, rooms_before
@@ -128,12 +129,14 @@ def write_sbatch(experiment: Experiment, lines: Lines, table: CellsTable) -> Non
         raise UserError(f"sbatch: {str(file)!r} would break the script's lines; name another file")
     places = {kind: file.with_suffix(f".{kind}.lines") for kind in ("preparation", "cells")}
     logs = (experiment.folder / "slurm").absolute()
-    logs.mkdir(parents=True, exist_ok=True)
+    if "\\" in str(logs):
+        raise UserError(f"runs_dir: SLURM writes no logs into {str(logs)!r}, for its backslash; choose another folder")
+    make_folder(logs)
     for kind, some in (("preparation", lines.before), ("cells", lines.cells)):
         write_bytes(places[kind], "".join(f"{line}\n" for line in some).encode())
     text = SCRIPT.format(
         name=shlex.quote(experiment.name),
-        logs=str(logs).replace("%", "%%").replace(" ", "\\ "),
+        logs=_as_pattern(str(logs)),
         cpus=lines.threads,
         time=table.time,
         gpus=f"#SBATCH --gres=gpu:{table.gpus}\n" if table.gpus else "",
@@ -150,6 +153,11 @@ def write_sbatch(experiment: Experiment, lines: Lines, table: CellsTable) -> Non
     print(f"{file}: hand it in with `bash {shlex.quote(str(table.sbatch))}`")
     if len(lines.cells) > MOST_TASKS:
         print(f"{len(lines.cells)} cells are more than most clusters take in one array (MaxArraySize); ask for it")
+
+
+def _as_pattern(path: str) -> str:
+    """A path in `#SBATCH --output=`: `%` begins a pattern there, and white space, quotes and `#` end or open a word."""
+    return re.sub(r"([ '\"#])", r"\\\1", path.replace("%", "%%"))
 
 
 def _line(threads: int, *words: str) -> str:

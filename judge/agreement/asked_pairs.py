@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import UserError
+from configs.records import make_folder
 from configs.terminal import say
 from judge.agreement.labelled_pairs import LabelledPair
 from judge.answers import Answer, Pair
@@ -31,7 +32,7 @@ def ask_about(pairs: Sequence[LabelledPair], table: JudgeTable, folder: Path) ->
     warning = table.alias_warning()
     if warning:
         say(warning)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     court = Court(table, folder, [pair.prompt for pair in asked], _no_task, "labelled pairs")
     with open_judge(court) as decide:
         found = judge_pairs(asked, decide, "judging labelled pairs")

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import IO, Any, Literal
 
 from configs.errors import UserError
-from configs.records import canonical_json, sha256_of_record
+from configs.records import canonical_json, make_folder, sha256_of_record
 from configs.runfolder import locked
 from judge.asking.budget import Price, Tokens
 
@@ -114,7 +114,7 @@ class ReplyStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self.owner = secrets.token_hex(8)
         self._life: IO[bytes] | None = None
         try:

@@ -26,7 +26,7 @@ from configs.terminal import interval, say, show_table
 from judge.evaluation.command import evaluate_cells
 from judge.evaluation.contestants import VERIFIABLE
 from judge.evaluation.tables import as_csv, show
-from judge.statistics import cluster_bootstrap, widened_at_the_edge
+from judge.statistics import cluster_bootstrap, widened_where_all_agree
 from tasks.openings import OpeningText
 from tasks.pairing import ANSWERS_FILE
 
@@ -149,5 +149,5 @@ def _code_share(cell: Path, seed: int, resamples: int) -> dict[str, Any]:
     code = [float(classify(row["completion"]).is_code) for row in rows]
     problems = [row["prompt_id"] for row in rows]
     (found,) = cluster_bootstrap([code], problems, keyed_rng(seed, "evaluation"), resamples)
-    found = widened_at_the_edge(found, len(set(problems)))
+    found = widened_where_all_agree(found, len(set(problems)))
     return {"n": len(rows), "value": found.value, "lo": found.lo, "hi": found.hi}

@@ -32,7 +32,7 @@ from configs.terminal import say
 from judge.evaluation.contestants import VERIFIABLE, Contestant, cells_in, read_cell, read_file, short_names
 from judge.evaluation.pass_at_k import MOST_SAMPLES, majority_at_k, pass_at_k
 from judge.evaluation.tables import ALL, as_csv, show
-from judge.statistics import Estimate, cluster_bootstrap, widened_at_the_edge, wilson
+from judge.statistics import Estimate, cluster_bootstrap, widened_where_all_agree, wilson
 from policy.rewards.votes import answer_classes
 from tasks.mathematics.answer_files import MARKS, Answer, FileFields
 from tasks.pairing import Pairs, pair
@@ -261,24 +261,27 @@ def _estimates(
 ) -> dict[str, dict[str, Any]]:
     """Means over problems; single right-or-wrong answers get Wilson's interval, all else the bootstrap's.
 
-    `paired` means are of differences, which have no edge at 0 and 1.
+    Where all problems have one value, the bootstrap's has no width: `widened_where_all_agree` has the rule. `paired`
+    means are of differences, which lie in -1..1.
     """
     found = {}
     for figure, by_problem in columns.items():
         problems = sorted(p for p in by_problem if among is None or p in among)
         values = [by_problem[problem] for problem in problems]
         single = not paired and figure in ("greedy", "avg") and bool(values) and set(values) <= {0.0, 1.0}
+        how = "wilson" if single else "bootstrap"
         if single:
             estimate = Estimate(sum(values) / len(values), *wilson(sum(values), len(values)))
         else:
             (estimate,) = cluster_bootstrap([values], problems, keyed_rng(seed, "evaluation"), resamples)
-            estimate = estimate if paired else widened_at_the_edge(estimate, len(values))
+            widened = widened_where_all_agree(estimate, len(values), least=-1.0 if paired else 0.0)
+            estimate, how = widened, how if widened == estimate else "all_agree"
         found[figure] = {
             "value": _rounded(estimate.value),
             "lo": _rounded(estimate.lo),
             "hi": _rounded(estimate.hi),
             "n_problems": len(values),
-            "interval": "wilson" if single else "bootstrap",
+            "interval": how,
         }
     return found
 

@@ -16,6 +16,7 @@ from judge.statistics.bootstrap import (
     cluster_bootstrap,
     clustered,
     widened_at_the_edge,
+    widened_where_all_agree,
     wilson,
 )
 from judge.statistics.rates import Comparison, OrderEffects, compare, order_effects
@@ -31,5 +32,6 @@ __all__ = [
     "compare",
     "order_effects",
     "widened_at_the_edge",
+    "widened_where_all_agree",
     "wilson",
 ]

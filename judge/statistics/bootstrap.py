@@ -21,6 +21,8 @@ LEVEL = 0.95
 CHUNK_CELLS = 1_000_000
 """Resampled weights held in memory at once (float64: 8 MB)."""
 
+ROUNDING = 1e-12
+"""Narrower intervals have no width: what sums of equal numbers lose is below it."""
 Floats = NDArray[np.float64]
 
 
@@ -163,9 +165,28 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def widened_where_all_agree(estimate: Estimate, n_clusters: int, least: float = 0.0) -> Estimate:
+    """An interval where all clusters have one value, which no resampling can doubt; others as they are.
+
+    After n clusters without an exception, exceptions may be a share of up to u = z^2 / (n + z^2), Wilson's upper bound
+    of 0 of n, and each may lie anywhere in the range. So a mean m lies within m - u (m - least) .. m + u (1 - m); at 0
+    and 1 this is Wilson's interval itself.
+
+    Args:
+        estimate: a mean with its bootstrap interval.
+        n_clusters: clusters behind it.
+        least: the lower end of the range: 0 for a rate, -1 for a difference of rates; the upper end is 1.
+    """
+    value, low, high = estimate.value, estimate.lo, estimate.hi
+    agree = low is not None and high is not None and high - low < ROUNDING
+    if value is None or n_clusters == 0 or not (agree or value in (least, 1.0)):
+        return estimate
+    unseen = wilson(0, n_clusters)[1]
+    return Estimate(value, value - unseen * (value - least), value + unseen * (1.0 - value))
+
+
 def widened_at_the_edge(estimate: Estimate, n_clusters: int) -> Estimate:
     """Wilson's interval for a rate of exactly 0 or 1, which no resampling can doubt; other rates as they are."""
-    if estimate.value not in (0.0, 1.0) or n_clusters == 0:
+    if estimate.value not in (0.0, 1.0):
         return estimate
-    low, high = wilson(estimate.value * n_clusters, n_clusters)
-    return Estimate(estimate.value, low, high)
+    return widened_where_all_agree(estimate, n_clusters)

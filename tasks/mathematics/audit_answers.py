@@ -189,10 +189,11 @@ def _show(
     errors: dict[str, dict[str, Share]],
     disagreements: Sequence[Judged],
 ) -> None:
+    shares = [(both, n, share(n, len(judged))) for both, n in pairs.most_common()]
     show_table(
         f"Verdicts on {len(judged)} answers",
-        ("math-verify", "second opinion", "n", "share"),
-        [(a, b, n, n / len(judged)) for (a, b), n in pairs.most_common()],
+        ("math-verify", "second opinion", "n", "share [95%]"),
+        [(a, b, n, interval(of.value, of.lo, of.hi)) for (a, b), n, of in shares],
     )
     if any(one.line.label is not None for one in judged):
         show_table(
