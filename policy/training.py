@@ -26,6 +26,7 @@ from policy.rewards.callable import RewardCallable
 from policy.rewards.label_matching import LabelMatcher
 from policy.rewards.table import LogitSource, RewardSettings
 from policy.rollouts.train_prompts import repeated_to_fill
+from policy.rollouts.vllm_port import take_own_port
 from policy.rollouts.vllm_weights import send_without_merging
 from policy.updates.divergence import Divergence
 from rm.processes import is_main, n_processes, sharding, wait_for_all
@@ -99,6 +100,8 @@ def train_policy(
         )
     torch.manual_seed(keyed_seed(settings.seed, "policy training") % 2**63)
     lora = LoraConfig(task_type="CAUSAL_LM", r=table.lora_r, lora_alpha=table.lora_alpha, target_modules="all-linear")
+    if table.sampler.engine == "vllm" and table.sampler.vllm_mode == "colocate":
+        take_own_port()
     trainer = TRAINERS[table.algorithm](
         model=model,
         reward_funcs=RewardCallable(task, prompts["train"], settings, scorers, audit, matcher),

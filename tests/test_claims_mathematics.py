@@ -223,6 +223,21 @@ def test_a_spurious_reward_that_helps_some_base_is_enough() -> None:
     assert found.verdict == "supported" and "(weak) 0.200" in found.sentence and "2 bases" in found.sentence
 
 
+def test_one_of_many_spurious_rewards_must_help_by_more_than_chance() -> None:
+    seeds = [golds(0.35), golds(0.42), golds(0.40)]
+    python = [cell | seed for cell, seed in zip(trained("python", 0.4), seeds, strict=True)]
+    alone = claim([start(), *python], 9)
+    assert alone.verdict == "supported"
+    others = [cell for reward in ("random", "format", "incorrect") for cell in trained(reward, 0.30)]
+    among = claim([start(), *python, *others], 9)
+    part = next(part for part in among.parts if part.what.startswith("python"))
+    assert alone.parts[0].contrast is not None and part.contrast is not None
+    corrected = 4 * (part.contrast.p or 0)  # Holm's first step, by hand
+    assert part.verdict == ("supported" if corrected < 0.05 else "not settled")
+    assert corrected > 0.05 and f"p {corrected:.2f} after Holm's correction over 4" in among.sentence
+    assert among.verdict == "not settled"
+
+
 def test_one_base_under_two_setups_is_one_base() -> None:
     opened = {"setup": "tasks.opening=python:"}
     points = [start("strong"), *trained("random", 0.3, "strong")]

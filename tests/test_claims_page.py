@@ -15,9 +15,11 @@ from curve.points import over_seeds
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "claims.md"
-FILES = ("alternatives-points.csv", "demo-points.csv")
-QUOTED = (2, 3, 4, 5, 7, 9)
+FILES = ("alternatives-points.csv", "demo-points.csv", "mathematics-points.csv", "clipping-points.csv")
+QUOTED = (1, 2, 3, 4, 5, 7, 8, 9, 10)
 """Claims whose sections quote the files."""
+OF_A_FILE = {"mathematics-points.csv": (1, 7, 8, 9), "clipping-points.csv": (10,)}
+"""Claims that a file's rows in the table are of, where not those of the world of advice."""
 ESTIMATE = re.compile(r"(-?\d\.\d{3}) \[(-?\d\.\d{3}), (-?\d\.\d{3})\]")
 
 
@@ -31,10 +33,11 @@ def rows_of(name: str) -> list[list[str]]:
     """The rows that the page's table should have of a file: one a claim, then its parts that were measured."""
     rows = []
     for claim in claims(name):
-        if claim["number"] not in QUOTED:
+        if claim["number"] not in OF_A_FILE.get(name, (2, 3, 4, 5, 7, 9)):
             continue
         own = [str(claim["number"]), name.removesuffix("-points.csv")]
-        why = claim["sentence"].rstrip(".") if claim["verdict"] == "not measured" else "the claim"
+        of = f" ({claim['curve']})" if claim["curve"] and name in OF_A_FILE else ""
+        why = claim["sentence"].rstrip(".") if claim["verdict"] == "not measured" else f"the claim{of}"
         rows.append([*own, why, "", "", claim["verdict"]])
         for part in claim["parts"]:
             if part["verdict"] == "not measured":
@@ -86,3 +89,17 @@ def test_the_table_of_the_readme_is_what_its_points_say() -> None:
     assert [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines] == wanted
     raw = curve["raw"]
     assert interval(raw["rm_accuracy"], raw["rm_accuracy_lo"], raw["rm_accuracy_hi"]) in text
+
+
+def test_the_table_of_the_arms_is_what_its_points_say() -> None:
+    curve = over_seeds(read_points(ROOT / "docs" / "mathematics-points.csv"))
+    by_base = {(row["treatment"] or row["reward"], row["base"]): row for row in curve}
+    wanted = []
+    for arm in dict.fromkeys(arm for arm, _ in by_base):
+        cells = [arm]
+        for row in (by_base[arm, "strong"], by_base[arm, "weak"]):
+            cells += [interval(row["gold_mean"], row["gold_mean_lo"], row["gold_mean_hi"]), f"{row['length_mean']:.0f}"]
+        wanted.append(cells)
+    text = (ROOT / "docs" / "mathematics.md").read_text(encoding="utf-8")
+    lines = text.partition("| arm | strong base: gold")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == wanted

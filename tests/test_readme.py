@@ -19,8 +19,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 SWEEP = "curve.sweep=[{reward: [raw, rpr], rung: [60]}]"
-ELSEWHERE = {"serve", "rate", "judge answers", "prompts"}
-"""Tools that go on until they are stopped, ask an endpoint or teach a base; they have tests of their own."""
+ELSEWHERE = {"serve", "rate", "judge answers", "prompts", "rehearse"}
+"""Tools that run on, ask an endpoint, teach a base or want a GPU; they have tests of their own."""
 OF_AN_EXPERIMENT = {"cells"}
 """Tools that read an experiment, as the stages do."""
 OF_A_RUN = {"samples", "export", "best-of-n", "judge compare", "judge report", "plan", "analyse"}

@@ -241,6 +241,7 @@ def test_advice_lists_are_told_apart_by_the_worlds_own_styles() -> None:
 def test_every_set_that_comes_with_the_tool_loads_and_is_named_after_its_file() -> None:
     assert known_sets() == [
         "advice",
+        "advice-matched",
         "advice-placebo",
         "advice-random",
         "corrected-helpsteer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from trl.generation.vllm_generation import VLLMGeneration
 
 from configs.errors import UserError
+from policy.rollouts.vllm_port import take_own_port
 from policy.rollouts.vllm_weights import WALK, sampled_parameters, send_without_merging
 from tasks.tiny_base import build_model, build_tokenizer
 
@@ -66,3 +68,15 @@ def test_a_module_that_is_trained_whole_is_refused() -> None:
     made = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
     with pytest.raises(UserError, match="cannot be sent to vLLM"):
         list(sampled_parameters(made, "default"))
+
+
+def test_cells_that_start_together_take_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = set()
+    for _ in range(5):
+        monkeypatch.delenv("MASTER_PORT", raising=False)
+        take_own_port()
+        taken.add(os.environ["MASTER_PORT"])
+    assert len(taken) > 1 and all(1024 < int(port) < 65536 for port in taken)
+    monkeypatch.setenv("MASTER_PORT", "29555")
+    take_own_port()
+    assert os.environ["MASTER_PORT"] == "29555", "what a launcher has named stays"

@@ -83,7 +83,10 @@ RULES = {
         "of the gain without noise, the weak base keeps a smaller share at the largest flip rate up to 40% than the "
         "strong one; a difference within {margin:g} contradicts"
     ),
-    9: "some reward that knows no answer raises the gold of some base; none contradicts, other models may be helped",
+    9: (
+        "some reward that knows no answer raises the gold of some base, after Holm's correction over all of them; none "
+        "contradicts, other models may be helped"
+    ),
     10: (
         "random rewards gain over no training with clipping and by more than without, at equal numbers of updates; "
         "the gain of every arm that clips nothing is below {margin:g}"

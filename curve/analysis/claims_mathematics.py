@@ -26,6 +26,8 @@ from curve.analysis.verdicts import (
     unmeasured,
 )
 from curve.points import Point
+from judge.statistics import LEVEL
+from judge.statistics.differences import holm
 
 LARGEST_RATE, NO_SIGNAL = 0.4, 0.5
 SPURIOUS = ("random", "format", "incorrect", "python")
@@ -223,8 +225,7 @@ def _spurious(starts: Sequence[Start], evidence: Evidence) -> Claim:
             beside += described_only(f"no training, {arm['arm']}, less no training{where}", found)
     if not parts:
         return unmeasured(9, claim, "no cell of a random, format, incorrect or python reward")
-    # That a model is not helped does not say that none is.
-    parts = [replace(p, verdict="not settled") if p.verdict == "contradicted" else p for p in parts]
+    parts = _after_holm(parts)
     helped = [part for part in parts if part.verdict == "supported"]
     prompts = max((part.contrast.value for part in beside if part.contrast), default=0.0)
     beyond = [part for part in helped if part.contrast and part.contrast.above(prompts)]
@@ -233,7 +234,24 @@ def _spurious(starts: Sequence[Start], evidence: Evidence) -> Claim:
     n = len({start.base for start in starts})
     units = " and ".join(dict.fromkeys(start.unit for start in starts))
     remark = f"{n} base{'s' if n > 1 else ''}; that no model is helped cannot be seen; {units}"
-    return together(9, claim, "", [*(beyond or helped or parts), *beside], remark)
+    shown = beyond or helped
+    others = [
+        replace(part, verdict="described") for part in parts if shown and part.what not in {p.what for p in shown}
+    ]
+    return together(9, claim, "", [*(shown or parts), *others, *beside], remark)
+
+
+def _after_holm(parts: Sequence[Part]) -> list[Part]:
+    """Parts of which one is enough: what holds must hold after Holm's correction over all that were measured."""
+    p_values = holm([part.contrast.p if part.contrast else None for part in parts])
+    found = []
+    for part, p in zip(parts, p_values, strict=True):
+        if part.verdict == "supported" and p is not None and p >= 1 - LEVEL:
+            part = replace(part, verdict="not settled", note=f"p {p:.2f} after Holm's correction over {len(parts)}")
+        elif part.verdict == "contradicted":  # that a model is not helped does not say that none is
+            part = replace(part, verdict="not settled")
+        found.append(part)
+    return found
 
 
 def _clipping(starts: Sequence[Start], evidence: Evidence) -> Claim:

@@ -26,6 +26,8 @@ ENDS_FIGURE = "quality-against-kl"
 ENDS_INCHES = (5.6, 3.9)
 PANEL_INCHES = (3.4, 3.3)
 MOST_PANELS = 16
+MOST_COLOURS = 10
+"""Lines of one panel that colours alone tell apart; more have dashes too, and a legend beside the panel."""
 ALONE = "without a reward model"
 TITLE_CHARACTERS = 44
 ACCURACIES = (0.5, 0.95)
@@ -115,16 +117,22 @@ def _draw(path: Path, lines: Sequence[Line], column: str, label: str, title: str
             if place >= len(names):
                 axis.set_visible(False)
                 continue
-            for line in panels[names[place]]:
+            own = panels[names[place]]
+            for order, line in enumerate(own):
                 kind = (line["route"], line["algorithm"], line["base"])
-                _draw_line(axis, line, column, LINES[kinds.index(kind) % len(LINES)] if kind in kinds else "-")
+                dashes = LINES[kinds.index(kind) % len(LINES)] if kind in kinds else "-"
+                if not line["rung"] and len(own) > MOST_COLOURS:
+                    dashes = LINES[order // MOST_COLOURS % len(LINES)]
+                _draw_line(axis, line, column, dashes, f"C{order % MOST_COLOURS}" if len(own) > MOST_COLOURS else None)
             panel = STYLES.get(names[place], (*OTHER_STYLE[:2], names[place]))[2]
             axis.set_title(textwrap.fill(panel, TITLE_CHARACTERS), fontsize=8)
             axis.set_xlabel(label)
             axis.set_ylabel("mean gold of the dev prompts")
             axis.set_ylim(-0.02, 1.02)
             axis.grid(linewidth=0.4, alpha=0.5)
-            axis.legend(fontsize=6, frameon=False, ncols=2)
+            crowded = len(own) > MOST_COLOURS
+            beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if crowded else {"ncols": 2}
+            axis.legend(fontsize=6, frameon=False, **beside)
         figure.suptitle(title, fontweight="bold")
         figure.tight_layout()
         save(figure, path)
@@ -136,7 +144,7 @@ def _alone(line: Line, lines: Sequence[Line]) -> str:
     return ": ".join([ALONE, *apart_by(line, free, ("base", "setup"))])
 
 
-def _draw_line(axis: Axes, line: Line, column: str, dashes: str) -> None:
+def _draw_line(axis: Axes, line: Line, column: str, dashes: str, in_a_crowd: str | None) -> None:
     looks = [look for look in _of(line) if look["gold"] is not None and look[column] is not None]
     x = [math.sqrt(max(0.0, look["kl"])) if column == "kl" else look["step"] for look in looks]
     y = [look["gold"] for look in looks]
@@ -146,7 +154,7 @@ def _draw_line(axis: Axes, line: Line, column: str, dashes: str) -> None:
         colour: Any = colormaps["viridis"](min(1.0, max(0.0, share)))
         name = f"{100 * line['rm_accuracy']:.0f}%"
     else:
-        colour = BOUNDS[name][0] if name in BOUNDS else None
+        colour = in_a_crowd or (BOUNDS[name][0] if name in BOUNDS else None)
     drawn = axis.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=2.5, linewidth=1.3, label=name)[0]
     errors = [look["gold_error"] for look in looks]
     if None not in errors:

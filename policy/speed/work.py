@@ -24,6 +24,7 @@ from configs.keyed import keyed_seed
 from configs.terminal import say
 from policy.config import PolicyTable
 from policy.ppo import LadderPPOTrainer
+from policy.rollouts.vllm_port import take_own_port
 from policy.speed.clock import Timed, Watch
 from policy.speed.command import PolicySpeedTable
 from policy.speed.material import random_prompts, replayed, reward_by_ids, start_model, words_tokenizer
@@ -192,6 +193,7 @@ def _figures(table: PolicySpeedTable, setting: Setting, watch: Watch) -> dict[st
 def one_side(table: PolicySpeedTable, setting: Setting, steps: int, start: str | None) -> dict[str, Any] | None:
     """`train`; under vLLM in a process of its own, because an engine does not give its memory back."""
     if table.rollout == "vllm":
+        take_own_port()
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(train, table, setting, steps, start).result()
     found = train(table, setting, steps, start)
