@@ -31,14 +31,20 @@ def shape_of(name: str) -> BodyShape:
     return BodyShape.of(load_config(name).to_dict(), name)
 
 
-def reward_model_peak(table: RMTable, shape: BodyShape) -> float:
-    """Bytes of training a reward model, at the peak."""
+def reward_model_phases(table: RMTable, shape: BodyShape) -> dict[str, float]:
+    """Bytes of the two phases: training, and checking a rung, which is loaded anew beside the trained model."""
+    loaded = shape.weight_bytes(with_head=False) + shape.scoring_bytes(table.eval_batch_tokens)
     if table.lora_r:
-        return lora_training_bytes(
-            shape, table.lora_r, table.batch_tokens, table.gradient_checkpointing, table.load_in_4bit
-        )
-    parameters = shape.linear_parameters + shape.other_parameters
-    return TRAINED_BYTES * parameters + shape.line_bytes(table.batch_tokens, table.gradient_checkpointing)
+        trained = TRAINED_BYTES * shape.lora_parameters(table.lora_r)
+        return {
+            "training": lora_training_bytes(
+                shape, table.lora_r, table.batch_tokens, table.gradient_checkpointing, table.load_in_4bit
+            ),
+            "checking a rung": shape.weight_bytes(with_head=False, four_bit=table.load_in_4bit) + trained + loaded,
+        }
+    whole = TRAINED_BYTES * (shape.linear_parameters + shape.other_parameters)
+    training = whole + shape.line_bytes(table.batch_tokens, table.gradient_checkpointing)
+    return {"training": training, "checking a rung": whole + loaded}
 
 
 def reward_model_look(experiment: Experiment, gpu_bytes: float | None) -> tuple[bool, str]:
@@ -47,15 +53,17 @@ def reward_model_look(experiment: Experiment, gpu_bytes: float | None) -> tuple[
     name = table.model_name_or_path or _base(experiment)
     if name is None:
         return True, "the reward model is tiny; less than 1 GiB"
-    peak = reward_model_peak(table, shape_of(name))
+    phases = reward_model_phases(table, shape_of(name))
+    phase, peak = max(phases.items(), key=lambda item: item[1])
     advice = _first_of(
         (not table.bf16, "rm.bf16: true"),
         (not table.lora_r, "rm.lora_r: 16"),
         (not table.gradient_checkpointing, "rm.gradient_checkpointing: true"),
+        (phase == "checking a rung", "a smaller model: a rung is checked beside the trained one, both in bfloat16"),
         (table.batch_tokens > table.max_length * 2, f"a lower rm.batch_tokens than {table.batch_tokens}"),
         (not table.load_in_4bit, "rm.load_in_4bit: true"),
     )
-    return _verdict(f"reward model: {peak / GIB:.1f} GiB at its peak", peak, gpu_bytes, advice)
+    return _verdict(f"reward model: {peak / GIB:.1f} GiB at its peak, in {phase}", peak, gpu_bytes, advice)
 
 
 def policy_look(experiment: Experiment, gpu_bytes: float | None) -> tuple[bool, str]:

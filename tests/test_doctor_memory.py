@@ -10,12 +10,12 @@ import pytest
 
 import curve.doctor_memory
 from configs.loader import Experiment, load_experiment
-from curve.doctor_memory import policy_look, reward_model_look
+from curve.doctor_memory import policy_look, reward_model_look, reward_model_phases
 from curve.sweep.cells import expand
 from policy.config import PolicyTable
 from rm.benchmarks.random_material import SHAPES
 from rm.config import RMTable
-from rm.memory import BodyShape
+from rm.memory import GIB, BodyShape
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("helpsteer3-*.yaml"))
@@ -48,6 +48,17 @@ def test_a_recipe_is_whole_and_fits_its_gpu(path: Path) -> None:
     for look in (reward_model_look, policy_look):
         fits, said = look(experiment, gigabytes(path))
         assert fits, said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "phase", "gib"), [("3b-24gb", "checking a rung", 12.67), ("3b-48gb", "training", 35.40)]
+)
+def test_a_recipes_reward_model_is_predicted_within_5_percent(recipe: str, phase: str, gib: float) -> None:
+    """Beside peaks of the whole stage on an H200 under caps of 22.5 and 44 GiB (torch 2.11, random weights)."""
+    table = load_experiment(ROOT / "configs" / f"helpsteer3-qwen2.5-{recipe}.yaml", []).table("rm", RMTable)
+    phases = reward_model_phases(table, known_shape("3B"))
+    assert max(phases, key=lambda name: phases[name]) == phase
+    assert phases[phase] / GIB == pytest.approx(gib, rel=0.05)
 
 
 def changed(**overrides: Any) -> Experiment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import Experiment
-from curve.doctor_memory import needs_of_cell, reward_model_peak, shape_of
+from curve.doctor_memory import needs_of_cell, reward_model_phases, shape_of
 from curve.sweep.cells import expand
 from judge.asking.budget import Tokens, dollars, price_of
 from judge.config import JudgeTable
@@ -43,7 +43,8 @@ def forecast(recipe: Experiment, table: RehearseTable, measured: dict[str, dict[
         "recipe": recipe.source,
         "device": measured["policy"]["device"],
         "memory_gib": table.memory_gib,
-        "rm": measured["rm"] | {"predicted_gib": reward_model_peak(rm_table, shape) / GIB, "hours": rm_hours},
+        "rm": measured["rm"]
+        | {"predicted_gib": max(reward_model_phases(rm_table, shape).values()) / GIB, "hours": rm_hours},
         "policy": measured["policy"]
         | {"predicted_gib": needs.peak / GIB, "largest_phase": needs.largest_phase, "hours": cell_hours * cells},
         "cells": cells,
