@@ -76,11 +76,13 @@ def test_hours_tokens_and_money_by_hand(base: Path) -> None:
     measured = {
         "material": {"base": str(base)},
         "rm": {"step_seconds": 3.6, **nothing},
-        "policy": {"step_seconds": 9.0, "prompts_per_step": 16, **nothing},
+        "policy": {"step_seconds": 9.0, "prompts_per_step": 16, "answer_seconds_per_token": 0.05, **nothing},
     }
     found = forecast(recipe, RehearseTable(), measured)
     assert found["rm"]["hours"] == pytest.approx(1.0)  # 3.6 s x 1,000 steps
     assert found["policy"]["hours"] == pytest.approx(7 * 2.0)  # 9 s x 64/16 prompts x 200 steps, 7 cells
+    # 11 looks at 64 dev prompts (every 20 steps, and before), then 200 eval prompts; 64 at once, 2,048 tokens
+    assert found["policy"]["answer_hours"] == pytest.approx((11 * 1 + 4) * 2048 * 0.05 / 3600)
     # 200 prompts, 2 orders, 7 cells; 350 + 1,536 + 2 x 2,048 tokens each; replies of at most 1,024; 2.5 and 10 dollars
     assert "2,800 requests" in found["sentences"][1]
     assert "16,749,600 tokens of prompts and 2,867,200 of replies, at most $70.55" in found["sentences"][1]

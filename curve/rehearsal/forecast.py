@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from configs.loader import Experiment
@@ -49,10 +50,13 @@ def forecast(recipe: Experiment, table: RehearseTable, measured: dict[str, dict[
         | {"predicted_gib": needs.peak / GIB, "largest_phase": needs.largest_phase, "hours": cell_hours * cells},
         "cells": cells,
     }
+    answer_hours = _answer_seconds(recipe, cell, measured["policy"]) / 3600
+    found["policy"]["answer_hours"] = answer_hours
     found["sentences"] = [
         f"Reward models: {rm_hours:.1f} h for {rm_table.max_steps} steps, without evaluations. Policies: "
         f"{cell_hours:.1f} h a cell of {cell.max_steps} steps, {cells * cell_hours:.0f} h for {cells} cells one after "
-        f"another, without looks at the dev prompts; answers of {measured['policy']['mean_tokens']:.0f} tokens.",
+        f"another; answers of {measured['policy']['mean_tokens']:.0f} tokens. Looks at the dev prompts and the "
+        f"answers to the eval prompts take {answer_hours:.1f} h more a cell, where answers run to the limit.",
         *_judge_sentences(recipe, cell, cells),
     ]
     return found
@@ -60,6 +64,16 @@ def forecast(recipe: Experiment, table: RehearseTable, measured: dict[str, dict[
 
 def _rm_hours(table: RMTable, measured: dict[str, Any]) -> float:
     return float(measured["step_seconds"] * table.max_steps / 3600)
+
+
+def _answer_seconds(recipe: Experiment, cell: PolicyTable, measured: dict[str, Any]) -> float:
+    """Of one cell: batches answer together, and each takes as long as its longest answer."""
+    tasks = recipe.tables["tasks"]
+    looks = cell.max_steps // cell.dev_every + 1 if cell.dev_every else 0
+    batches = looks * math.ceil((tasks.get("n_dev_prompts") or 0) / cell.generation_batch_size)
+    batches += math.ceil((tasks.get("n_eval_prompts") or 0) * cell.n_eval_samples / cell.generation_batch_size)
+    seconds: float = measured["answer_seconds_per_token"] * (cell.max_completion_length or 0) * batches
+    return seconds
 
 
 def _judge_sentences(recipe: Experiment, cell: PolicyTable, cells: int) -> list[str]:
