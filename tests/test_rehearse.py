@@ -91,7 +91,9 @@ def test_hours_tokens_and_money_by_hand(base: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["configs/demo.yaml"], "on an offline world, which runs in minutes as it is"),
+        ([str(RECIPE.parent / "demo.yaml")], "the task is advice, and recipes on preference pairs are rehearsed"),
+        (["nowhere.yaml"], "nowhere.yaml"),
+        ([str(RECIPE), "shape=tiny", "keep=/proc/x"], "rehearse: keep"),
         ([], "found 0 recipes; name one"),
         ([str(RECIPE), "shape=70b"], "shape"),
         ([str(RECIPE), "memory_gib=-1"], "memory_gib"),

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from configs.errors import UserError
 from configs.loader import Experiment, Table, is_a_file, load_experiment, read_words
-from configs.records import place_to_write, read_json, write_json
+from configs.records import make_folder, place_to_write, read_json, write_json
 from configs.terminal import say, show_table
 from curve.rehearsal.forecast import forecast
 from judge.config import JudgeTable
@@ -70,15 +70,20 @@ def run(words: Sequence[str]) -> None:
     Raises:
         UserError: no recipe or several, a setting is not allowed, or a stage failed; what it said stands above.
     """
-    own = [word for word in words if "." not in word.partition("=")[0] or is_a_file(word)]
+    changes = [word for word in words if "=" in word and "." in word.partition("=")[0] and not is_a_file(word)]
+    own = [word for word in words if word not in changes]
     paths, table = read_words(own, RehearseTable, "rehearse")
     if len(paths) != 1:
         raise UserError(
             f"rehearse: found {len(paths)} recipes; name one, for example configs/helpsteer3-qwen2.5-3b-24gb.yaml"
         )
-    recipe = load_experiment(Path(paths[0]), [word for word in words if word not in own])
-    if recipe.tables["tasks"].get("task") != "preference":
-        raise UserError(f"rehearse: {recipe.source} is on an offline world, which runs in minutes as it is")
+    recipe = load_experiment(Path(paths[0]), changes)
+    task = recipe.tables["tasks"].get("task")
+    if task != "preference":
+        raise UserError(
+            f"rehearse: {recipe.source}: the task is {task}, and recipes on preference pairs are rehearsed; the "
+            "offline worlds run in minutes as they are"
+        )
     for room, model in (("rm", RMTable), ("policy", PolicyTable), ("judge", JudgeTable)):
         recipe.table(room, model)
     task_table(recipe)
@@ -86,7 +91,7 @@ def run(words: Sequence[str]) -> None:
         place_to_write(table.output, "rehearse: output")
     with tempfile.TemporaryDirectory() as scratch:
         folder = table.keep or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "rehearse: keep")
         measured = {stage: _measured(stage, recipe, table, folder) for stage in STAGES}
         found = forecast(recipe, table, measured)
     show(found)
@@ -109,7 +114,7 @@ def _measured(stage: str, recipe: Experiment, table: RehearseTable, folder: Path
     say(f"rehearse: {stage}")
     settings_of_torch = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if stage == "rm" else {}
     done = subprocess.run(
-        [sys.executable, "-m", "curve.rehearsal.measured", str(order)], env={**settings_of_torch, **os.environ}
+        [sys.executable, "-P", "-m", "curve.rehearsal.measured", str(order)], env={**settings_of_torch, **os.environ}
     )
     if done.returncode or not answer.exists():
         raise UserError(
