@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from configs.loader import Experiment, load_experiment
+
+settings.register_profile("any machine", deadline=None)  # a busy one is slow without being wrong
+settings.load_profile("any machine")
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
