@@ -212,6 +212,16 @@ def test_a_weak_base_that_keeps_as_much_does_not() -> None:
     assert flat.verdict == "not measured" and "gain without noise" in flat.sentence
 
 
+def test_without_gold_before_training_no_base_is_the_weak_one() -> None:
+    won = [
+        cell | {name.replace("gold_mean", "quality"): cell[name] for name in cell if name.startswith("gold_mean")}
+        for cell in two_bases(0.79, 0.25)
+    ]
+    blind = [cell | dict.fromkeys((name for name in cell if name.startswith("gold")), None) for cell in won]
+    found = claim(blind, 8)
+    assert found.verdict == "not measured" and "which base is the weak one is not known" in found.sentence
+
+
 def test_a_spurious_reward_that_helps_some_base_is_enough() -> None:
     helped = claim([start(), *trained("random", 0.30), *trained("format", 0.50)], 9)
     assert helped.verdict == "supported" and "format reward less no training 0.200" in helped.sentence

@@ -148,7 +148,11 @@ def _weak_base(starts: Sequence[Start], evidence: Evidence) -> Claim:
         there = "; ".join(f"{start.name or 'one base'}" for start, *_ in kept) or "none"
         why = f"it needs flips up to 40% on a weak and a strong base that both gain without noise (there is: {there})"
         return unmeasured(8, claim, why)
-    kept.sort(key=lambda found: found[0].level)
+    if any(start.level is None for start, *_ in kept):
+        return unmeasured(
+            8, claim, "the untrained policies have no mean gold, so which base is the weak one is not known"
+        )
+    kept.sort(key=lambda found: found[0].level or 0.0)
     strong, strong_rates, strong_gain = kept[-1]
     others = [found for found in kept if found[0].base != strong.base]
     if not others:

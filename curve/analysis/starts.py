@@ -45,11 +45,10 @@ class Start:
         return "in mean gold" if self.column == "gold_mean" else "in win rate"
 
     @property
-    def level(self) -> float:
-        """How good the base is before training; the win rate against itself says nothing, so then the best gain."""
-        if self.untrained is not None and self.untrained["gold_mean"] is not None:
-            return float(self.untrained["gold_mean"])
-        return max((float(cell["quality"]) for cell in self.cells), default=0.0)
+    def level(self) -> float | None:
+        """How good the base is before training; None without gold, for a win rate against itself says nothing."""
+        gold = None if self.untrained is None else self.untrained["gold_mean"]
+        return None if gold is None else float(gold)
 
     def plain(self, reward: str) -> list[Point]:
         """Cells of a reward without arms or noise."""

@@ -132,7 +132,7 @@ def _draw(path: Path, lines: Sequence[Line], column: str, label: str, title: str
             axis.grid(linewidth=0.4, alpha=0.5)
             crowded = len(own) > MOST_COLOURS
             beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if crowded else {"ncols": 2}
-            axis.legend(fontsize=6, frameon=False, **beside)
+            axis.legend(fontsize=6, frameon=False, handlelength=3.6, **beside)
         figure.suptitle(title, fontweight="bold")
         figure.tight_layout()
         save(figure, path)

@@ -40,8 +40,9 @@ class RehearseTable(Table):
     """Settings of a rehearsal.
 
     Attributes:
-        shape: Qwen2.5's shape of this size, made without the hub; of the recipe's own model where it is not given,
-            whose configuration and tokenizer (no weights) then come from the hub or its cache.
+        shape: `3b` or `7b`, Qwen2.5's, made without the hub; that of the recipe's own model where it is not given,
+            whose configuration and tokenizer (no weights) then come from the hub or its cache. `tiny` stands in for
+            it, to see the stages run on a CPU.
         memory_gib: cap on the GPU's memory, in GiB; a colocated vLLM's share is of the cap. All where it is not given.
         rm_steps, policy_steps: optimizer steps; the first of them is not timed where there are several.
         n_pairs: random pairs; a tenth is held out.

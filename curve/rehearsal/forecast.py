@@ -59,6 +59,10 @@ def forecast(recipe: Experiment, table: RehearseTable, measured: dict[str, dict[
         f"answers to the eval prompts take {answer_hours:.1f} h more a cell, where answers run to the limit.",
         *_judge_sentences(recipe, cell, cells),
     ]
+    if table.shape == "tiny" or not gpu_gib:
+        found["sentences"].append(
+            "These are figures of a stand-in, not of the recipe: its model is larger, and a GPU is another machine."
+        )
     return found
 
 
