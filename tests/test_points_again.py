@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from configs.errors import UserError
@@ -174,6 +175,24 @@ def test_files_of_known_different_worlds_are_refused_and_unknown_ones_warned_of(
     assert "Warning" not in capsys.readouterr().out
 
 
+def test_a_file_that_a_table_program_has_saved_is_the_same_points(tmp_path: Path) -> None:
+    points = sweep(RAW, rm_seeds=2)
+    path = written(tmp_path / "points.csv", points)
+    pandas.read_csv(path).astype({"seed": float, "n_prompts": float}).to_csv(path, index=False)
+    assert ",0.0," in path.read_text() and read_points(path) == points
+
+
+def test_looks_of_another_run_are_left_aside_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path / "some-points.csv", sweep(RAW))
+    looks = tmp_path / "some-looks.csv"
+    write_table(looks, LOOK_COLUMNS, [dict.fromkeys(LOOK_COLUMNS) | {"cell": "elsewhere", "step": 0, "gold": 0.5}])
+    assert not read_with_run(path)[1].looks
+    assert "some-looks.csv: no look is of a cell of some-points.csv" in capsys.readouterr().out
+    looks.write_text("cell,step\nelsewhere,0\n")
+    with pytest.raises(UserError, match=r"some-looks\.csv: looks without gold"):
+        read_with_run(path)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -181,6 +200,7 @@ def test_files_of_known_different_worlds_are_refused_and_unknown_ones_warned_of(
         (HEADER, "has no rows"),
         (HEADER + "a,,,gold,grpo,0,,,many,400\n", "points.csv:2: quality should be a number, found 'many'"),
         (HEADER + "a,65,early_stop,raw,grpo,0,0,,0.5,400\n", "a has no quality, or a rung without an accuracy"),
+        (HEADER + "a,,,gold,grpo,0.5,,,0.5,400\n", "points.csv:2: seed should be a whole number, found '0.5'"),
         ("\ud800", "cannot be read as points"),
         (HEADER + ",,,gold,grpo,0,,,0.5,400\n", "points.csv:2: cell is empty"),
         (HEADER + "a,,,gold,grpo,0,,,nan,400\n", "points.csv:2: quality should be a number, found 'nan'"),

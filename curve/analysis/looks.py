@@ -98,9 +98,13 @@ def read_looks(path: Path) -> list[Look]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as looks ({error}); remove it, or make it anew") from None
+    lacking = [name for name in ("cell", "step", "gold") if name not in (reader.fieldnames or ())]
+    if lacking:
+        raise UserError(f"{path}: looks without {', '.join(lacking)}; remove the file, or make it anew")
     found = []
     for number, row in enumerate(rows, start=2):
         try:

@@ -95,13 +95,24 @@ def read_points(path: Path) -> list[Point]:
             text = row.get(name)
             if not text:
                 continue
+            if name == "rung":
+                text = text.removesuffix(".0")  # as a table program writes 65 in a column with gaps
             try:
-                point[name] = text if name in WORDS else int(text) if name in WHOLE else _finite(text)
+                point[name] = text if name in WORDS else _whole(text) if name in WHOLE else _finite(text)
             except ValueError:
-                raise UserError(f"{path}:{number}: {name} should be a number, found {text[:60]!r}") from None
+                kind = "whole number" if name in WHOLE else "number"
+                raise UserError(f"{path}:{number}: {name} should be a {kind}, found {text[:60]!r}") from None
         _refuse(point, f"{path}:{number}")
         points.append(point)
     return points
+
+
+def _whole(text: str) -> int:
+    """A whole number, also where a table program has written it as 3.0."""
+    value = _finite(text)
+    if value != int(value):
+        raise ValueError
+    return int(value)
 
 
 def _finite(text: str) -> float:
@@ -233,7 +244,11 @@ def read_with_run(path: Path) -> tuple[list[Point], Beside]:
     beside = beside_run(run_folder, points, outcomes)
     looks = path.with_name(path.name.replace("points", "looks"))
     if looks != path and looks.exists():
-        beside = replace(beside, looks=read_looks(looks))
+        found_looks = read_looks(looks)
+        if {look["cell"] for look in found_looks} & set(means):
+            beside = replace(beside, looks=found_looks)
+        else:
+            say(f"{looks}: no look is of a cell of {path.name}, so it is not used")
     return points, beside
 
 
