@@ -189,11 +189,22 @@ def test_a_difference_is_over_the_highest_unit_that_was_repeated() -> None:
     assert found is not None
     assert (found.over, found.n_units, found.n_cells, found.n_rm_seeds) == ("RM seeds", 2, 3, 2)
     assert found.value == pytest.approx((0.3 + 0.6) / 2)
-    across = 2 * (0.06 / (2 * 1.959963984540054)) ** 2
-    assert found.se == pytest.approx(math.sqrt(0.3**2 / 2 / 2 + across))
+    assert (found.se, found.df) == (pytest.approx(math.sqrt(0.3**2 / 2 / 2)), 1)  # prompts would add less than t takes
     one = difference(first[:1], second[:1], {})
     assert one is not None and not one.repeated and one.over == "prompts"
     assert difference(first, [cell("raw", "65", 0.3, 9, 9)], {}) is None
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.001, 0.01, 0.05, 0.2])
+def test_no_interval_is_narrower_than_that_of_its_seeds_alone(apart: float) -> None:
+    """Few seeds and many prompts: Satterthwaite's degrees grow faster than the prompts' share widens."""
+    first = [cell("rpr", "65", 0.5 + apart * step, seed) for seed, step in enumerate((-1, 0, 1))]
+    found = difference(first, [cell("raw", "65", 0.3, seed) for seed in range(3)], {})
+    assert found is not None and found.lo is not None and found.hi is not None
+    alone = 4.302652729911275 * apart / math.sqrt(3)  # t at 2 degrees times the standard error of -a, 0, a
+    assert (found.hi - found.lo) / 2 >= alone - 1e-9
+    prompts = 1.96 * math.sqrt(2) * 0.06 / (2 * 1.959963984540054)
+    assert (found.hi - found.lo) / 2 >= prompts
 
 
 def test_a_reward_without_a_reward_model_goes_with_every_rm_seed() -> None:

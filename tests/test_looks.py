@@ -56,7 +56,7 @@ def test_a_look_is_every_visit_to_the_dev_prompts_and_the_first_step() -> None:
 def test_looks_written_and_read_are_the_same_looks(tmp_path: Path) -> None:
     write_table(tmp_path / "looks.csv", LOOK_COLUMNS, looks())
     assert read_looks(tmp_path / "looks.csv") == looks()
-    (tmp_path / "bad.csv").write_text("cell,step\na,many\n")
+    (tmp_path / "bad.csv").write_text("cell,step,gold\na,many,0.5\n")
     with pytest.raises(UserError, match=r"bad\.csv:2: is no look"):
         read_looks(tmp_path / "bad.csv")
     with pytest.raises(UserError, match="cannot be read as looks"):

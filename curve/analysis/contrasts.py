@@ -245,6 +245,11 @@ def _paired(first: Point, second: Point, outcomes: Outcomes) -> dict[str, float]
     return {prompt: mine[prompt] - theirs[prompt] for prompt in mine.keys() & theirs.keys()}
 
 
+def _half(se: float, df: float) -> float:
+    """Half the width of the 95% interval."""
+    return float(stdtrit(df, 0.5 + LEVEL / 2)) * se
+
+
 def _contrast(
     seeds: Sequence[Seeds],
     values: Floats,
@@ -252,7 +257,10 @@ def _contrast(
     tables: Sequence[dict[str, float] | None],
     n_prompts: int,
 ) -> Contrast:
-    """The mean over units, each the mean of its cells, with Student's t on Satterthwaite's degrees (1946)."""
+    """The mean over units, each the mean of its cells, with Student's t on Satterthwaite's degrees (1946).
+
+    The interval is never narrower than that of the units alone.
+    """
     n_rm, n_policy = (len({seed[k] for seed in seeds if seed[k] is not None}) for k in (0, 1))
     over: Over = "RM seeds" if n_rm > 1 else "policy seeds" if n_policy > 1 else "prompts"
     members: dict[int | None, list[int]] = defaultdict(list)
@@ -281,6 +289,9 @@ def _contrast(
         se = math.sqrt(variance)
         weight = sum(share**2 / max(1, degrees) for share, degrees in shares)
         df = variance**2 / weight if weight > 0 else float(max(1, n - 1))
+        if n > 1 and _half(se, df) < _half(math.sqrt(shares[-1][0]), n - 1):
+            # Few seeds and many prompts: the prompts' degrees must not make the seeds' spread look better known.
+            se, df = math.sqrt(shares[-1][0]), float(n - 1)
     return Contrast(
         value=value,
         se=se,
