@@ -66,7 +66,7 @@ class Contrast:
         """Student's interval; none where the seeds are `identical`."""
         if self.se is None or self.df is None or self.identical:
             return None, None
-        half = float(stdtrit(self.df, 0.5 + level / 2)) * self.se
+        half = _half(self.se, self.df, level)
         return self.value - half, self.value + half
 
     @property
@@ -245,9 +245,9 @@ def _paired(first: Point, second: Point, outcomes: Outcomes) -> dict[str, float]
     return {prompt: mine[prompt] - theirs[prompt] for prompt in mine.keys() & theirs.keys()}
 
 
-def _half(se: float, df: float) -> float:
-    """Half the width of the 95% interval."""
-    return float(stdtrit(df, 0.5 + LEVEL / 2)) * se
+def _half(se: float, df: float, level: float = LEVEL) -> float:
+    """Half the width of Student's interval."""
+    return float(stdtrit(df, 0.5 + level / 2)) * se
 
 
 def _contrast(

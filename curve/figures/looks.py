@@ -118,19 +118,19 @@ def _draw(path: Path, lines: Sequence[Line], column: str, label: str, title: str
                 axis.set_visible(False)
                 continue
             own = panels[names[place]]
+            crowded = len(own) > MOST_COLOURS
             for order, line in enumerate(own):
                 kind = (line["route"], line["algorithm"], line["base"])
                 dashes = LINES[kinds.index(kind) % len(LINES)] if kind in kinds else "-"
-                if not line["rung"] and len(own) > MOST_COLOURS:
+                if not line["rung"] and crowded:
                     dashes = LINES[order // MOST_COLOURS % len(LINES)]
-                _draw_line(axis, line, column, dashes, f"C{order % MOST_COLOURS}" if len(own) > MOST_COLOURS else None)
+                _draw_line(axis, line, column, dashes, f"C{order % MOST_COLOURS}" if crowded else None)
             panel = STYLES.get(names[place], (*OTHER_STYLE[:2], names[place]))[2]
             axis.set_title(textwrap.fill(panel, TITLE_CHARACTERS), fontsize=8)
             axis.set_xlabel(label)
             axis.set_ylabel("mean gold of the dev prompts")
             axis.set_ylim(-0.02, 1.02)
             axis.grid(linewidth=0.4, alpha=0.5)
-            crowded = len(own) > MOST_COLOURS
             beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if crowded else {"ncols": 2}
             axis.legend(fontsize=6, frameon=False, handlelength=3.6, **beside)
         figure.suptitle(title, fontweight="bold")

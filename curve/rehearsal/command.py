@@ -33,7 +33,6 @@ from rm.config import RMTable
 from tasks.table import task_table
 
 STAGES = ("material", "rm", "policy")
-PARTS = ("rollout", "scoring", "logps", "update", "other")
 
 
 class RehearseTable(Table):
@@ -45,7 +44,7 @@ class RehearseTable(Table):
             it, to see the stages run on a CPU.
         memory_gib: cap on the GPU's memory, in GiB; a colocated vLLM's share is of the cap. All where it is not given.
         rm_steps, policy_steps: optimizer steps; the first of them is not timed where there are several.
-        n_pairs: random pairs; a tenth is held out.
+        n_pairs: random pairs; a fifth is held out.
         prompts_per_step: of the policy; the recipe's where it is not given. Seconds are scaled to the recipe's.
         answers: eval prompts that are answered, at once.
         answer_tokens: limit of these answers; the recipe's where it is not given.
