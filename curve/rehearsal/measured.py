@@ -23,6 +23,7 @@ from configs.records import read_json, write_json
 from curve.rehearsal.material import N_WORDS, single_token_words, write_base, write_random_pairs
 from policy.audit import read_metrics
 from policy.speed.clock import Timed, Watch
+from rm.benchmarks.random_material import cap_gpu_memory
 from rm.memory import GIB
 from tasks.base_folder import load_tokenizer
 
@@ -234,11 +235,8 @@ STAGES = {"material": material, "rm": reward_model, "policy": policy_cell}
 def main() -> None:
     """Run the stage of the order and write the answer."""
     order = read_json(Path(sys.argv[1]))
-    cap = order["settings"]["memory_gib"]
     on_gpu = torch.cuda.is_available()
-    if cap and on_gpu:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap * GIB / total))
+    cap_gpu_memory(order["settings"]["memory_gib"])
     meter = MemoryMeter()
     meter.start()
     found = STAGES[order["stage"]](order)

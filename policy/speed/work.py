@@ -29,7 +29,7 @@ from policy.speed.clock import Timed, Watch
 from policy.speed.command import PolicySpeedTable
 from policy.speed.material import random_prompts, replayed, reward_by_ids, start_model, words_tokenizer
 from policy.updates.packed_update import PackedUpdate
-from rm.benchmarks.random_material import SHAPES
+from rm.benchmarks.random_material import SHAPES, cap_gpu_memory
 from rm.benchmarks.speed import matrix_rate
 
 WARM_UP_STEPS = 2
@@ -126,9 +126,7 @@ def train(table: PolicySpeedTable, setting: Setting, steps: int, start: str | No
 
 def _trained(table: PolicySpeedTable, setting: Setting, steps: int, start: str | None) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if table.memory_gib and device == "cuda":
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, table.memory_gib * 2**30 / total))
+    cap_gpu_memory(table.memory_gib)
     contender = CONTENDERS[table.algorithm]
     base = contender.packed if setting.batch_size is None else contender.padded
     watch = Watch()

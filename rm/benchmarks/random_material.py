@@ -16,6 +16,7 @@ from configs.loader import Table
 from configs.records import read_jsonl
 from rm.backbone import with_adapter
 from rm.config import RMTable
+from rm.memory import GIB
 
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 4, "vocab_size": 512}
@@ -95,6 +96,13 @@ def random_pairs(table: SpeedTable, number: int) -> list[Pair]:
         start, first = ids[:prompt], ids[prompt : prompt + sides[0]]
         pairs.append((start + first, start + ids[prompt + sides[0] :]))
     return pairs
+
+
+def cap_gpu_memory(gibibytes: float | None) -> None:
+    """Let this process take so much of the GPU's memory; all of it for None, and nothing happens without a GPU."""
+    if gibibytes and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gibibytes * GIB / total))
 
 
 def random_model(table: SpeedTable, rm_table: RMTable, device: str) -> nn.Module:

@@ -26,7 +26,7 @@ from configs.errors import UserError
 from configs.loader import read_words
 from configs.records import write_json
 from configs.terminal import say, show_table
-from rm.benchmarks.random_material import SHAPES, Pair, SpeedTable, random_model, random_pairs
+from rm.benchmarks.random_material import SHAPES, Pair, SpeedTable, cap_gpu_memory, random_model, random_pairs
 from rm.config import RMTable
 from rm.losses import TrainingPair
 from rm.packed.layout import packed_length
@@ -201,10 +201,7 @@ def compare_scoring(table: SpeedTable, pairs: Sequence[Pair]) -> dict[str, Any]:
 def compare(table: SpeedTable) -> dict[str, Any]:
     """The whole comparison; see the module."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if table.memory_gib and device == "cuda":
-        torch.cuda.set_per_process_memory_fraction(
-            min(1.0, table.memory_gib * 2**30 / torch.cuda.get_device_properties(0).total_memory)
-        )
+    cap_gpu_memory(table.memory_gib)
     pairs = random_pairs(table, max(table.pairs_per_step * table.steps, table.score_pairs))
     distinct = [packed_length(pair) for pair in pairs[: table.pairs_per_step * table.steps]]
     rate = matrix_rate(device)
